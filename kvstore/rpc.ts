@@ -1,0 +1,16 @@
+/**
+ * What stands between the fast protocol's server (kvstore/fast) and the store behind it (kvstore/store): a call by
+ * name with JSON arguments, answered by any number of data messages and then an end or an error.
+ */
+export interface RpcCall {
+  readonly args: readonly unknown[];
+  /** Sends one data message, an array of values. Resolves when the connection can take more (back pressure). */
+  send(values: readonly unknown[]): Promise<void>;
+  /** Aborted when the client is gone. */
+  readonly signal: AbortSignal;
+}
+
+/** Resolves: the call ends well. Rejects: the error goes to the client by its name, message and context. */
+export type RpcHandler = (call: RpcCall) => Promise<void>;
+
+export type RpcTable = Readonly<Record<string, RpcHandler>>;
