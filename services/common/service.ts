@@ -1,0 +1,82 @@
+import { randomUUID } from 'node:crypto';
+import { type Broadcast, startBroadcast } from '../../changefeed/broadcast.ts';
+import { openLogReader } from '../../changefeed/log/index.ts';
+import type { LogReader } from '../../changefeed/types.ts';
+import { createKv } from '../../kvstore/client.ts';
+import type { Kv } from '../../kvstore/types.ts';
+import type { Config } from '../../runtime/config.ts';
+import type { Logger } from '../../runtime/log.ts';
+import { type Runtime, runProcess } from '../../runtime/process.ts';
+import type { Shutdown } from '../../runtime/shutdown.ts';
+import { type App, createHttp, type validationStyles } from './http.ts';
+import { RestClient } from './rest-client.ts';
+
+/** What a service is given to build its API from. */
+export interface ServiceContext {
+  readonly config: Config;
+  readonly log: Logger;
+  readonly shutdown: Shutdown;
+  readonly app: App;
+  readonly kv: Kv;
+  readonly reader: LogReader;
+  /** Every change, as this process sees it: for waits, feeds and caches. */
+  readonly broadcast: Broadcast;
+  /** Name of this instance, `vmapi0`. */
+  readonly instance: string;
+  /** Unique to this life of the process. */
+  readonly member: string;
+  /** A client of another service, over all its instances. */
+  client(name: 'cnapi' | 'vmapi' | 'napi' | 'fwapi'): RestClient;
+}
+
+/**
+ * The frame of every service: connects the KV tier and the log, lets `setup` add routes and consumers, listens, and
+ * only then is ready. On shutdown it stops answering first, and lets go of the KV tier last.
+ */
+export function runService(
+  name: 'cnapi' | 'vmapi' | 'napi' | 'fwapi',
+  setup: (context: ServiceContext) => Promise<void>,
+): void {
+  void runProcess(name, async (runtime) => {
+    const context = await createServiceContext(name, runtime);
+    await setup(context);
+    const url = await context.app.listen({ host: runtime.config.host, port: runtime.config.port });
+    return { urls: [url] };
+  });
+}
+
+export async function createServiceContext(
+  name: keyof typeof validationStyles & ('cnapi' | 'vmapi' | 'napi' | 'fwapi'),
+  runtime: Runtime,
+): Promise<ServiceContext> {
+  const { config, log, shutdown } = runtime;
+  const instance = config.instance || name;
+  const kv = createKv({ servers: config.kvstore, log });
+  shutdown.add('kv', () => kv.close());
+  const reader = await openLogReader(config, log);
+  shutdown.add('log reader', () => reader.close());
+  const broadcast = await startBroadcast({ reader, log });
+  shutdown.add('broadcast', () => broadcast.stop());
+  const clients = new Map<string, RestClient>();
+  shutdown.add('clients', async () => {
+    await Promise.all([...clients.values()].map((client) => client.close()));
+  });
+  const app = await createHttp({ name, instance, log });
+  shutdown.add('http', () => app.close());
+  return {
+    config,
+    log,
+    shutdown,
+    app,
+    kv,
+    reader,
+    broadcast,
+    instance,
+    member: `${instance}-${randomUUID().slice(0, 8)}`,
+    client: (other) => {
+      const client = clients.get(other) ?? new RestClient(other, config[other]);
+      clients.set(other, client);
+      return client;
+    },
+  };
+}
