@@ -221,29 +221,22 @@ function toCongerError(error: FastifyError, style: ValidationStyle): CongerError
   }
 }
 
-interface ZodIssueLike {
-  readonly message?: string | undefined;
+/** One zod issue, in the form that fastify-type-provider-zod gives it. */
+interface ZodIssue {
+  readonly keyword: string;
   readonly instancePath: string;
-  readonly params: Record<string, unknown>;
+  readonly message?: string | undefined;
+  readonly params: Readonly<Record<string, unknown>>;
 }
 
-function issueOf(entry: ZodIssueLike, style: ValidationStyle): FieldError {
-  const issue = (entry.params.issue ?? entry.params) as {
-    code?: string;
-    keys?: string[];
-    message?: string;
-    input?: unknown;
-  };
-  const field = entry.instancePath.replace(/^\//, '').replaceAll('/', '.') || '(body)';
-  if (issue.code === 'unrecognized_keys' && issue.keys !== undefined) {
-    return {
-      field: issue.keys.join(', '),
-      code: 'UnknownParameters',
-      message: `unknown parameters: ${issue.keys.join(', ')}`,
-    };
+function issueOf(issue: ZodIssue, style: ValidationStyle): FieldError {
+  const field = issue.instancePath.replace(/^\//, '').replaceAll('/', '.') || '(body)';
+  const message = issue.message ?? 'is not valid';
+  if (issue.keyword === 'unrecognized_keys') {
+    const keys = (issue.params.keys as string[]).join(', ');
+    return { field: keys, code: 'UnknownParameters', message: `unknown parameters: ${keys}` };
   }
-  const message = entry.message ?? issue.message ?? 'is not valid';
-  const missing = issue.code === 'invalid_type' && /received undefined/.test(message);
+  const missing = issue.keyword === 'invalid_type' && message.endsWith('received undefined');
   return missing
     ? { field, code: 'MissingParameter', message: 'missing parameter' }
     : { field, code: style.invalidCode, message };
