@@ -1,0 +1,104 @@
+import { isDeepStrictEqual } from 'node:util';
+import { type Desired, desiredBucket } from '../../../agents/contract/desired.ts';
+import type { Change } from '../../../changefeed/types.ts';
+import type { BatchOp, Kv } from '../../../kvstore/types.ts';
+import { type BucketDefinition, type VmRecord, vmsBucket } from '../../common/records.ts';
+import { type RuleRecord, ruleOfRecord, rulesBucket } from '../models/rule.ts';
+import { computeFirewall } from './compute.ts';
+
+/**
+ * A nudge to look at an owner again. A global rule concerns every owner, and owners live on other partitions than the
+ * rule: its change is answered with one nudge an owner, which lands on the owner's partition. Key = owner.
+ */
+export const nudgesBucket: BucketDefinition = {
+  name: 'fwapi_nudges',
+  config: { index: { owner_uuid: { type: 'string' } }, options: { version: 1, partition: 'owner_uuid' } },
+};
+
+export const projectedBuckets = [vmsBucket.name, rulesBucket.name, nudgesBucket.name];
+
+const relevant = ['owner_uuid', 'server_uuid', 'state', 'firewall_enabled', 'tag_map', 'nics'] as const;
+
+/**
+ * The effect of changes on the nodes' firewall: what is to be written so that every touched owner's desired objects
+ * are what its VMs and rules ask for. It takes no content from the changes, only whom they concern; what is desired
+ * comes from the store, which shows at least these changes.
+ */
+export async function projectFirewall(kv: Kv, changes: readonly Change[]): Promise<BatchOp[]> {
+  const owners = new Set<string>();
+  let global: Change | undefined;
+  for (const change of changes) {
+    for (const owner of ownersOf(change)) {
+      if (owner === undefined) global = change;
+      else owners.add(owner);
+    }
+  }
+  const ops: BatchOp[] = [];
+  if (global !== undefined) ops.push(...(await nudgeEveryOwner(kv, global)));
+  for (const owner of owners) ops.push(...(await projectOwner(kv, owner)));
+  return ops;
+}
+
+/** Whom a change concerns: owners, or undefined for everyone. */
+function ownersOf(change: Change): (string | undefined)[] {
+  const versions = [change.value, change.previous].filter((value) => value !== null) as Record<
+    string,
+    unknown
+  >[];
+  if (change.bucket === rulesBucket.name) return versions.map((rule) => rule.owner as string | undefined);
+  if (change.bucket === vmsBucket.name && versions.length === 2) {
+    const [now, before] = versions;
+    if (relevant.every((field) => isDeepStrictEqual(now?.[field], before?.[field]))) return [];
+  }
+  return versions.map((value) => value.owner_uuid as string);
+}
+
+async function nudgeEveryOwner(kv: Kv, change: Change): Promise<BatchOp[]> {
+  const found = await kv.find<VmRecord>(vmsBucket.name, '(&(owner_uuid=*)(!(state=destroyed)))', {
+    noLimit: true,
+  });
+  const owners = new Set(found.objects.map((object) => object.value.owner_uuid));
+  return [...owners].map((owner) => ({
+    operation: 'put',
+    bucket: nudgesBucket.name,
+    key: owner,
+    value: { owner_uuid: owner, cause: change.position },
+  }));
+}
+
+/** The writes that make one owner's desired objects right; none where they are. */
+export async function projectOwner(kv: Kv, owner: string): Promise<BatchOp[]> {
+  const everything = { noLimit: true } as const;
+  const [vms, rules, actual] = await Promise.all([
+    kv.find<VmRecord>(vmsBucket.name, `(&(owner_uuid=${owner})(!(state=destroyed)))`, everything),
+    kv.find<RuleRecord>(rulesBucket.name, `(&(enabled=true)(|(owner=${owner})(!(owner=*))))`, everything),
+    kv.find<Desired>(
+      desiredBucket.name,
+      `(&(owner_uuid=${owner})(|(kind=firewall-vm)(kind=firewall-rule)))`,
+      everything,
+    ),
+  ]);
+  const wanted = computeFirewall(
+    owner,
+    vms.objects.map((object) => object.value),
+    rules.objects.map((object) => ruleOfRecord(object.value)),
+  );
+  const present = new Map(actual.objects.map((object) => [object.key, object]));
+  const ops: BatchOp[] = [];
+  for (const object of wanted) {
+    const now = present.get(object.key);
+    present.delete(object.key);
+    if (now !== undefined && isDeepStrictEqual(now.value, object)) continue;
+    ops.push({
+      operation: 'put',
+      bucket: desiredBucket.name,
+      key: object.key,
+      value: object,
+      etag: now?._etag ?? null,
+    });
+  }
+  for (const gone of present.values()) {
+    ops.push({ operation: 'delete', bucket: desiredBucket.name, key: gone.key, etag: gone._etag });
+  }
+  return ops;
+}
