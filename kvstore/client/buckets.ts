@@ -1,0 +1,94 @@
+import { isDeepStrictEqual } from 'node:util';
+import { z } from 'zod';
+import { CongerError, isCongerError } from '../../runtime/errors.ts';
+import type { BucketConfig } from '../types.ts';
+import type { Caller } from './caller.ts';
+import { checkBucketName } from './checks.ts';
+
+const json = z.string().transform((text, context): unknown => {
+  try {
+    return JSON.parse(text);
+  } catch {
+    context.issues.push({ code: 'custom', message: 'not JSON', input: text });
+    return z.NEVER;
+  }
+});
+const bucketSchema = z.object({
+  index: json,
+  options: json.pipe(
+    z.object({
+      version: z.number().optional(),
+      partition: z.string().optional(),
+      feed: z.boolean().optional(),
+    }),
+  ),
+});
+
+/** Races that are lost to another process that sets up the same bucket are run again so often. */
+const tries = 5;
+
+/**
+ * Creates the bucket or brings it up to `config`'s version; never down, so that two versions of a service can start
+ * in any order. Where neither side has a version, a differing configuration is brought in line.
+ */
+export async function ensureBucket(caller: Caller, name: string, config: BucketConfig): Promise<void> {
+  checkBucketName(name);
+  let conflict: unknown;
+  for (let attempt = 0; attempt < tries; attempt++) {
+    try {
+      const current = await getBucket(caller, name);
+      if (current === undefined) await write(caller, 'createBucket', name, config);
+      else if (needsUpdate(current, config)) await write(caller, 'updateBucket', name, config);
+      return;
+    } catch (error) {
+      if (!isRace(error)) throw error;
+      conflict = error;
+    }
+  }
+  throw conflict;
+}
+
+type Bucket = z.output<typeof bucketSchema>;
+
+async function getBucket(caller: Caller, name: string): Promise<Bucket | undefined> {
+  try {
+    const values = await caller.call({ rpc: 'getBucket', args: (options) => [options, name] });
+    const parsed = bucketSchema.safeParse(values[0]);
+    if (parsed.success) return parsed.data;
+    throw new CongerError('InternalError', `kvstore's answer to getBucket is not what was expected`, {
+      cause: parsed.error,
+    });
+  } catch (error) {
+    if (isCongerError(error, 'BucketNotFoundError')) return undefined;
+    throw error;
+  }
+}
+
+async function write(
+  caller: Caller,
+  rpc: 'createBucket' | 'updateBucket',
+  name: string,
+  config: BucketConfig,
+): Promise<void> {
+  const wire = { index: config.index, pre: [], post: [], options: config.options ?? {} };
+  await caller.call({ rpc, args: (options) => [name, wire, options] });
+}
+
+function needsUpdate(current: Bucket, config: BucketConfig): boolean {
+  const { version: have = 0, partition, feed = true } = current.options;
+  const want = config.options ?? {};
+  if (have !== (want.version ?? 0)) return have < (want.version ?? 0);
+  if (have !== 0) return false;
+  return (
+    !isDeepStrictEqual(current.index, config.index) ||
+    partition !== want.partition ||
+    feed !== (want.feed ?? true)
+  );
+}
+
+const races = ['BucketVersionError', 'BucketNotFoundError', 'BucketConflictError'];
+
+/** The bucket was made, changed or removed by another process between two calls. */
+function isRace(error: unknown): boolean {
+  return isCongerError(error) && (races.includes(error.code) || races.includes(String(error.context.name)));
+}

@@ -1,0 +1,264 @@
+import { once } from 'node:events';
+import type { Socket } from 'node:net';
+import { CongerError, isCongerError, messageOf } from '../../runtime/errors.ts';
+import type { Logger } from '../../runtime/log.ts';
+import type { RpcTable } from '../rpc.ts';
+import {
+  encodeMessage,
+  FastDecoder,
+  type FastMessage,
+  FastProtocolError,
+  type FastStatus,
+  type FastVersion,
+  status,
+  type WireError,
+} from './codec.ts';
+import { badMethod, badRequest, toWire } from './errors.ts';
+import { requestCount, requestSeconds } from './metrics.ts';
+
+export interface SessionOptions {
+  readonly rpcs: RpcTable;
+  readonly log: Logger;
+  /** Greatest request that is accepted, in bytes of JSON. */
+  readonly maxRequest: number;
+  /** Calls in flight on one connection, past which nothing more is read from it. */
+  readonly maxPending: number;
+  /** How long a client may leave its answers unread before its connection is dropped. */
+  readonly stallMs: number;
+}
+
+/**
+ * The server's side of one connection. Every request that is read gets exactly one END or ERROR, in whatever order
+ * they finish, unless the connection is gone; then its calls are aborted, and what they still send is dropped. A peer
+ * that breaks the protocol loses this connection and nothing else.
+ */
+export class Session {
+  readonly #socket: Socket;
+  readonly #options: SessionOptions;
+  readonly #decoder: FastDecoder;
+  readonly #gone = new AbortController();
+  readonly #pending = new Set<number>();
+  #drained: Promise<void> | undefined;
+  #corked = false;
+  #closing = false;
+  #idle: (() => void) | undefined;
+
+  constructor(socket: Socket, options: SessionOptions) {
+    this.#socket = socket;
+    this.#options = options;
+    this.#decoder = new FastDecoder(options.maxRequest);
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, 10_000);
+    socket.on('data', (chunk) => {
+      this.#decoder.push(chunk);
+      this.#read();
+    });
+    socket.on('error', (error) => this.#end(error));
+    socket.on('end', () => this.#onEnd());
+    socket.on('close', () => this.#end(new Error('connection closed')));
+  }
+
+  get pending(): number {
+    return this.#pending.size;
+  }
+
+  /** Refuses new requests, lets those in flight finish for up to `graceMs`, and ends the connection. */
+  async close(graceMs: number): Promise<void> {
+    this.#closing = true;
+    if (this.#socket.destroyed) return;
+    const closed = once(this.#socket, 'close');
+    if (this.#pending.size > 0) {
+      const timer = setTimeout(() => this.#socket.destroy(), graceMs);
+      await Promise.race([new Promise<void>((resolve) => (this.#idle = resolve)), closed]);
+      clearTimeout(timer);
+    }
+    // An answer that is still in the socket's buffer goes out before the FIN; the client then closes its side.
+    const timer = setTimeout(() => this.#socket.destroy(), 500);
+    this.#socket.end();
+    this.#socket.resume();
+    await closed;
+    clearTimeout(timer);
+  }
+
+  #onEnd(): void {
+    try {
+      this.#decoder.end();
+      this.#end(new Error('client closed the connection'));
+    } catch (error) {
+      this.#end(error);
+    }
+  }
+
+  #end(cause: unknown): void {
+    if (!this.#gone.signal.aborted) {
+      if (cause instanceof FastProtocolError) {
+        this.#options.log.warn(
+          { peer: this.#socket.remoteAddress, reason: cause.reason },
+          `dropping a connection: ${cause.message}`,
+        );
+      }
+      this.#gone.abort(cause);
+    }
+    this.#socket.destroy();
+  }
+
+  #read(): void {
+    try {
+      while (!this.#gone.signal.aborted) {
+        if (this.#pending.size >= this.#options.maxPending) {
+          this.#socket.pause();
+          return;
+        }
+        if (this.#socket.writableNeedDrain) {
+          this.#socket.pause();
+          this.#drain().then(() => this.#read(), ignore);
+          return;
+        }
+        const message = this.#decoder.next();
+        if (message === undefined) {
+          if (this.#socket.isPaused()) this.#socket.resume();
+          return;
+        }
+        this.#receive(message);
+      }
+    } catch (error) {
+      this.#end(error);
+    }
+  }
+
+  #receive(message: FastMessage): void {
+    // Some clients ask for a call's end this way; node-fast's server ignores it, and the call runs to its end.
+    if (message.status === status.error) return;
+    if (message.status === status.end) {
+      throw new FastProtocolError('unexpected_status', 'unexpected END event from client');
+    }
+    const { version, msgid, name, values } = message;
+    if (this.#pending.has(msgid)) {
+      throw new FastProtocolError('duplicate_msgid', 'client attempted to re-use msgid');
+    }
+    if (name === undefined) {
+      this.#refuse(version, msgid, name, badRequest(msgid));
+    } else if (!Object.hasOwn(this.#options.rpcs, name)) {
+      this.#refuse(version, msgid, name, badMethod(msgid, name));
+    } else if (this.#closing) {
+      const error = new CongerError('OverloadedError', 'the server is shutting down');
+      this.#refuse(version, msgid, name, toWire(error));
+    } else {
+      this.#pending.add(msgid);
+      void this.#run(version, msgid, name, values);
+    }
+  }
+
+  #refuse(version: FastVersion, msgid: number, name: string | undefined, error: WireError): void {
+    requestCount.inc({ rpc: 'refused', outcome: error.name });
+    this.#write(version, status.error, msgid, name, error);
+  }
+
+  async #run(version: FastVersion, msgid: number, name: string, args: readonly unknown[]): Promise<void> {
+    const started = performance.now();
+    let outcome = 'ok';
+    try {
+      const handler = this.#options.rpcs[name];
+      if (handler === undefined) throw new Error(`no handler for ${name}`);
+      await handler({
+        args,
+        signal: this.#gone.signal,
+        send: (values) => {
+          this.#gone.signal.throwIfAborted();
+          return this.#write(version, status.data, msgid, name, values) ? delivered : this.#drain();
+        },
+      });
+      this.#write(version, status.end, msgid, name, []);
+    } catch (error) {
+      if (this.#gone.signal.aborted) {
+        outcome = 'aborted';
+      } else {
+        outcome = this.#fail(version, msgid, name, args, error);
+      }
+    }
+    requestCount.inc({ rpc: name, outcome });
+    requestSeconds.observe({ rpc: name }, (performance.now() - started) / 1000);
+    this.#pending.delete(msgid);
+    if (this.#pending.size === 0) this.#idle?.();
+    if (this.#socket.isPaused() && !this.#gone.signal.aborted) this.#read();
+  }
+
+  /** Answers with the error; its name on the wire is the result. */
+  #fail(version: FastVersion, msgid: number, name: string, args: readonly unknown[], error: unknown): string {
+    if (!isCongerError(error)) {
+      this.#options.log.error(
+        { err: error, rpc: name, req_id: requestId(args) },
+        `${name} failed: ${messageOf(error)}`,
+      );
+    }
+    const wire = toWire(error);
+    try {
+      this.#write(version, status.error, msgid, name, wire);
+    } catch {
+      // What the error carries cannot be written as JSON; its name and message can.
+      this.#write(version, status.error, msgid, name, {
+        name: wire.name,
+        message: wire.message,
+        context: {},
+      });
+    }
+    return wire.name;
+  }
+
+  /** Whether the socket can take more. What one turn of the event loop writes goes out in one call. */
+  #write(
+    version: FastVersion,
+    messageStatus: FastStatus,
+    msgid: number,
+    name: string | undefined,
+    d: readonly unknown[] | WireError,
+  ): boolean {
+    if (!this.#socket.writable) return true;
+    const message = encodeMessage(version, messageStatus, msgid, name, d);
+    if (!this.#corked) {
+      this.#corked = true;
+      this.#socket.cork();
+      process.nextTick(() => {
+        this.#corked = false;
+        this.#socket.uncork();
+      });
+    }
+    return this.#socket.write(message);
+  }
+
+  #drain(): Promise<void> {
+    if (this.#drained === undefined) {
+      this.#drained = this.#untilDrained().finally(() => {
+        this.#drained = undefined;
+      });
+      // A handler need not wait for what it sent.
+      this.#drained.catch(ignore);
+    }
+    return this.#drained;
+  }
+
+  async #untilDrained(): Promise<void> {
+    const timer = setTimeout(
+      () => this.#end(new Error('the client does not read its answers')),
+      this.#options.stallMs,
+    );
+    try {
+      await once(this.#socket, 'drain', { signal: this.#gone.signal });
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+const delivered = Promise.resolve();
+const ignore = () => {};
+
+/** The request id of a call, for the log: its options are the last object that has one. */
+function requestId(args: readonly unknown[]): string | undefined {
+  for (const arg of args.toReversed()) {
+    if (typeof arg === 'object' && arg !== null && 'req_id' in arg && typeof arg.req_id === 'string') {
+      return arg.req_id;
+    }
+  }
+  return undefined;
+}
