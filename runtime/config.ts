@@ -92,7 +92,7 @@ export const options = {
   captureSlot: option(
     'CONGER_CAPTURE_SLOT',
     'conger',
-    z.string().regex(/^[a-z_][a-z0-9_]{0,62}$/),
+    z.string().regex(/^[a-z_][a-z0-9_]{0,39}$/),
     'replication slot and publication that the capture reads through',
   ),
   cnapi: option('CONGER_CNAPI', 'http://127.0.0.1:8080', list, 'CNAPI instances, comma-separated'),

@@ -4,12 +4,14 @@
  */
 export const errorTable = {
   // KV tier (names as in Moray)
+  BucketConflictError: { status: 409, help: 'the bucket exists, or is being changed by somebody else' },
   BucketNotFoundError: { status: 404, help: 'the bucket does not exist' },
   BucketVersionError: { status: 409, help: 'the bucket has a newer version than the one given' },
   EtagConflictError: {
     status: 409,
     help: 'the object was changed since it was read; read it again and retry',
   },
+  FieldUpdateError: { status: 400, help: 'an update names no fields' },
   InvalidBucketConfigError: { status: 400, help: 'the bucket’s configuration is not valid' },
   InvalidBucketNameError: {
     status: 400,

@@ -11,6 +11,8 @@ import type { Shutdown } from '../../runtime/shutdown.ts';
 import { type App, createHttp, type validationStyles } from './http.ts';
 import { RestClient } from './rest-client.ts';
 
+export type ServiceName = keyof typeof validationStyles;
+
 /** What a service is given to build its API from. */
 export interface ServiceContext {
   readonly config: Config;
@@ -26,7 +28,7 @@ export interface ServiceContext {
   /** Unique to this life of the process. */
   readonly member: string;
   /** A client of another service, over all its instances. */
-  client(name: 'cnapi' | 'vmapi' | 'napi' | 'fwapi'): RestClient;
+  client(name: Exclude<ServiceName, 'adminui'>): RestClient;
 }
 
 /**
@@ -45,10 +47,7 @@ export function runService(
   });
 }
 
-export async function createServiceContext(
-  name: keyof typeof validationStyles & ('cnapi' | 'vmapi' | 'napi' | 'fwapi'),
-  runtime: Runtime,
-): Promise<ServiceContext> {
+export async function createServiceContext(name: ServiceName, runtime: Runtime): Promise<ServiceContext> {
   const { config, log, shutdown } = runtime;
   const instance = config.instance || name;
   const kv = createKv({ servers: config.kvstore, log });

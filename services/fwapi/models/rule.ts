@@ -130,7 +130,7 @@ export function parseRule(data: Readonly<Record<string, unknown>>): ParsedRule {
   }
 }
 
-/** A version that is later than any before it, in Triton's form `<ms>.<six digits>`. */
+/** A new version of a rule, in Triton's form `<ms>.<six digits>`. */
 export function nextVersion(): string {
   return fwrule.generateVersion();
 }
