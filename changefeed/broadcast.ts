@@ -1,0 +1,207 @@
+import { CongerError, messageOf } from '../runtime/errors.ts';
+import type { Logger } from '../runtime/log.ts';
+import { counter, gauge, timer } from '../runtime/metrics.ts';
+import { parseChange } from './change.ts';
+import { decodeCursor, encodeCursor, type FeedCursor } from './feeds/cursor.ts';
+import { RingReader } from './feeds/reader.ts';
+import { Ring, type RingLimits } from './feeds/ring.ts';
+import { Waiters, type WaitOptions } from './feeds/waiters.ts';
+import type { Change, LogBatch, LogReader, LogRecord, Position, Reading } from './types.ts';
+
+export { WaitTimeoutError } from './feeds/waiters.ts';
+
+const delaySeconds = timer(
+  'conger_broadcast_delay_seconds',
+  'from a change’s commit until this process saw it',
+);
+const unreadable = counter('conger_broadcast_unreadable_total', 'records that this process could not read');
+const repeated = counter(
+  'conger_broadcast_repeated_total',
+  'records dropped because their position did not increase',
+);
+const readersNow = gauge('conger_broadcast_readers', 'feed readers in this process');
+
+export interface BroadcastOptions extends Partial<RingLimits> {
+  readonly reader: LogReader;
+  readonly log: Logger;
+  /** How many records before the end of each partition reading begins, so that readers can resume after a restart. */
+  readonly tail?: number;
+}
+
+export interface Subscription {
+  /** Only changes of these buckets; absent: all. */
+  readonly buckets?: readonly string[];
+  /** Called in the log's order of each partition. Must not throw and must not block; what takes long goes elsewhere. */
+  readonly onChange: (change: Change) => void;
+}
+
+const defaults = { tail: 2_000, maxChanges: 16_384, maxBytes: 24 * 1024 * 1024, resumeMs: 6 * 3_600_000 };
+
+/** Starts reading the log; resolves once it has been read to the end that it had. One a process. */
+export async function startBroadcast(options: BroadcastOptions): Promise<Broadcast> {
+  const broadcast = new Broadcast(options);
+  await broadcast.start();
+  return broadcast;
+}
+
+/**
+ * Every change of the shard, once, to everyone in this process who wants it: caches and projections that subscribe,
+ * requests that wait for an object, and feeds, which read from the ring of recent changes.
+ */
+export class Broadcast {
+  readonly #reader: LogReader;
+  readonly #log: Logger;
+  readonly #tail: number;
+  readonly #ring: Ring;
+  readonly #read: number[];
+  readonly #all = new Set<Subscription['onChange']>();
+  readonly #byBucket = new Map<string, Set<Subscription['onChange']>>();
+  readonly #waiters = new Waiters();
+  readonly #wakes = new Set<() => void>();
+  #reading: Reading | undefined;
+  #live = false;
+  #stopped = false;
+
+  constructor(options: BroadcastOptions) {
+    const { reader, log, tail, ...limits } = { ...defaults, ...options };
+    this.#reader = reader;
+    this.#log = log;
+    this.#tail = tail;
+    this.#ring = new Ring(reader.partitions, limits);
+    this.#read = new Array<number>(reader.partitions).fill(0);
+  }
+
+  async start(): Promise<void> {
+    const began = Date.now();
+    this.#reading = await this.#reader.readAll(this.#tail, (batch) => this.#take(batch));
+    this.#ring.caughtUp(began, (partition) => (this.#read[partition] ?? 0) < this.#tail);
+    this.#live = true;
+  }
+
+  get partitions(): number {
+    return this.#reader.partitions;
+  }
+
+  /** The last position seen in a partition; '' before the first. */
+  position(partition: number): Position {
+    return this.#ring.last(partition);
+  }
+
+  /** The place behind everything seen. */
+  cursor(): FeedCursor {
+    return encodeCursor(this.#ring.end());
+  }
+
+  /** Hands over every change from now on, until the answered function is called. */
+  subscribe({ buckets, onChange }: Subscription): () => void {
+    // A function of its own, so that one handler may subscribe twice.
+    const handler: Subscription['onChange'] = (change) => onChange(change);
+    const sets = buckets === undefined ? [this.#all] : buckets.map((bucket) => this.#bucket(bucket));
+    for (const set of sets) set.add(handler);
+    return () => {
+      for (const set of sets) set.delete(handler);
+    };
+  }
+
+  /**
+   * Waits until `check` answers: it runs once now, and after each change of the object.
+   * @throws WaitTimeoutError when the time is over; the signal's reason when it is aborted; what `check` throws;
+   * CongerError ServiceUnavailable when this process ends
+   */
+  waitFor<T>(options: WaitOptions, check: () => Promise<T | undefined>): Promise<T> {
+    if (this.#stopped) return Promise.reject(ending());
+    return this.#waiters.wait(options, check);
+  }
+
+  /**
+   * A reader that begins right behind `since`, or behind everything seen. `wake` is called when changes have come, and
+   * when reading has ended, until `close`.
+   * @throws CongerError PositionGone, BadRequest (no cursor)
+   */
+  read(since: FeedCursor | undefined, wake: () => void): { reader: RingReader; close: () => void } {
+    const reader = new RingReader(this.#ring, since === undefined ? undefined : decodeCursor(since));
+    const own = () => wake();
+    this.#wakes.add(own);
+    readersNow.set(this.#wakes.size);
+    return {
+      reader,
+      close: () => {
+        this.#wakes.delete(own);
+        readersNow.set(this.#wakes.size);
+      },
+    };
+  }
+
+  /** Whether `stop` was called. */
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
+  /** Ends every wait and reader; nothing more is handed over. */
+  async stop(): Promise<void> {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#waiters.endAll(ending());
+    for (const wake of this.#wakes) wake();
+    await this.#reading?.stop();
+  }
+
+  #bucket(name: string): Set<Subscription['onChange']> {
+    const found = this.#byBucket.get(name);
+    if (found !== undefined) return found;
+    const made = new Set<Subscription['onChange']>();
+    this.#byBucket.set(name, made);
+    return made;
+  }
+
+  #take(batch: LogBatch): void {
+    if (this.#stopped) return;
+    for (const record of batch.records) this.#takeRecord(record);
+    for (const wake of this.#wakes) wake();
+  }
+
+  #takeRecord(record: LogRecord): void {
+    const { partition, position } = record;
+    this.#read[partition] = (this.#read[partition] ?? 0) + 1;
+    if (position <= this.position(partition)) {
+      repeated.inc();
+      return;
+    }
+    let change: Change;
+    try {
+      change = parseChange(record);
+    } catch (error) {
+      unreadable.inc();
+      this.#log.error(
+        { err: error, partition, position },
+        `change left out of the feed: ${messageOf(error)}`,
+      );
+      this.#ring.skip(partition, position);
+      return;
+    }
+    if (this.#live) delaySeconds.observe(Math.max(0, Date.now() - change.time) / 1000);
+    this.#ring.append(change, record.body.length);
+    this.#hand(change, this.#byBucket.get(change.bucket));
+    this.#hand(change, this.#all);
+    this.#waiters.wake(change.bucket, change.key);
+  }
+
+  #hand(change: Change, handlers: ReadonlySet<Subscription['onChange']> | undefined): void {
+    if (handlers === undefined) return;
+    for (const handler of handlers) {
+      try {
+        handler(change);
+      } catch (error) {
+        this.#log.error(
+          { err: error, position: change.position },
+          `a subscriber failed: ${messageOf(error)}`,
+        );
+      }
+    }
+  }
+}
+
+/** The error of whoever waits on a process that ends. */
+export function ending(): CongerError {
+  return new CongerError('ServiceUnavailable', 'this instance is ending; try again');
+}

@@ -1,0 +1,84 @@
+import { CongerError } from '../../runtime/errors.ts';
+import { isVisible, parseSnapshot, type Snapshot } from '../snapshot.ts';
+import type { Change, Position } from '../types.ts';
+import { encodeCursor, type FeedCursor, type FeedPlace } from './cursor.ts';
+import type { Ring } from './ring.ts';
+
+/**
+ * One reader's way through the ring: every change after the place where it began, once, in the order of each
+ * partition. Changes stay in the ring until they are read, so that a reader costs no memory of its own; one that the
+ * ring has overtaken has missed something and gets nothing more.
+ */
+export class RingReader {
+  readonly #ring: Ring;
+  readonly #positions: Position[];
+  #sequence: number;
+  #time: number;
+  #snapshotText: string;
+  #snapshot: Snapshot | undefined;
+
+  /**
+   * Begins right behind `since`, or behind the newest change.
+   * @throws CongerError PositionGone where the ring does not reach back to `since`
+   */
+  constructor(ring: Ring, since?: FeedPlace) {
+    if (since !== undefined && !ring.reaches(since)) {
+      throw new CongerError(
+        'PositionGone',
+        'the cursor is no longer held; take a snapshot and go on from there',
+      );
+    }
+    const place = since ?? ring.end();
+    this.#ring = ring;
+    this.#positions = [...place.positions];
+    this.#sequence = since === undefined ? ring.next : ring.first;
+    this.#time = place.time;
+    this.#snapshotText = place.snapshot;
+    this.#snapshot = place.snapshot === '' ? undefined : parseSnapshot(place.snapshot);
+  }
+
+  /** Counts what this reader has gone by. */
+  get sequence(): number {
+    return this.#sequence;
+  }
+
+  /** Whether the ring has dropped what this reader should have read next. */
+  get overtaken(): boolean {
+    return this.#sequence < this.#ring.first;
+  }
+
+  /** Leaves out, from here on, the changes that a read with this PostgreSQL snapshot saw. */
+  leaveOut(snapshot: string): void {
+    this.#snapshot = parseSnapshot(snapshot);
+    this.#snapshotText = snapshot;
+  }
+
+  /**
+   * The next change, or undefined where none is there yet.
+   * @throws CongerError SlowReader once the ring has overtaken this reader
+   */
+  next(): Change | undefined {
+    for (;;) {
+      if (this.overtaken) throw overtaken();
+      const change = this.#ring.get(this.#sequence);
+      if (change === undefined) return undefined;
+      this.#sequence++;
+      // A place may be ahead of this process: another instance, which had read on, has given it.
+      if (change.position <= (this.#positions[change.partition] ?? '')) continue;
+      this.#positions[change.partition] = change.position;
+      this.#time = Math.max(this.#time, change.time);
+      if (this.#snapshot !== undefined && isVisible(change.xid, this.#snapshot)) continue;
+      return change;
+    }
+  }
+
+  /** Where this reader stands: behind the last change that `next` answered or left out. */
+  cursor(): FeedCursor {
+    return encodeCursor({ time: this.#time, positions: this.#positions, snapshot: this.#snapshotText });
+  }
+}
+
+/** The error of a reader that the ring has overtaken. */
+export function overtaken(): CongerError {
+  return new CongerError('SlowReader', 'the feed went on without this reader; resume from the last cursor');
+}

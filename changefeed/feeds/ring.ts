@@ -1,0 +1,123 @@
+import { START } from '../position.ts';
+import type { Change, Position } from '../types.ts';
+import type { FeedPlace } from './cursor.ts';
+
+export interface RingLimits {
+  readonly maxChanges: number;
+  /** Bounds the length of the bodies together, in bytes. */
+  readonly maxBytes: number;
+  /**
+   * How long before the start of reading a place may be from that reaches back before the oldest record in the log,
+   * in ms. Must be less than the log keeps a record: then what the log has dropped is older than the place.
+   */
+  readonly resumeMs: number;
+}
+
+/**
+ * The recent changes of all partitions, in the order in which they came, numbered by a sequence. It holds every
+ * change of a partition after the partition's floor; a place that it cannot prove to reach is not reached.
+ */
+export class Ring {
+  readonly #limits: RingLimits;
+  readonly #last: Position[];
+  readonly #floor: Position[];
+  /** Whether nothing that the log held lies before the floor. */
+  readonly #whole: boolean[];
+  #entries: { readonly change: Change; readonly bytes: number }[] = [];
+  /** Index of the oldest entry; those before it are gone, and are cut off now and then. */
+  #head = 0;
+  #first = 0;
+  #bytes = 0;
+  #time = 0;
+  #began = 0;
+
+  constructor(partitions: number, limits: RingLimits) {
+    this.#limits = limits;
+    this.#last = new Array<Position>(partitions).fill(START);
+    this.#floor = [...this.#last];
+    this.#whole = new Array<boolean>(partitions).fill(true);
+  }
+
+  get partitions(): number {
+    return this.#last.length;
+  }
+
+  /** The sequence of the oldest change held. */
+  get first(): number {
+    return this.#first;
+  }
+
+  /** The sequence that the next change will have. */
+  get next(): number {
+    return this.#first + this.#entries.length - this.#head;
+  }
+
+  /** The change with this sequence, where it is held. */
+  get(sequence: number): Change | undefined {
+    return sequence < this.#first ? undefined : this.#entries[this.#head + sequence - this.#first]?.change;
+  }
+
+  last(partition: number): Position {
+    return this.#last[partition] ?? START;
+  }
+
+  /** The place behind the newest change. */
+  end(): FeedPlace {
+    return { time: this.#time, positions: [...this.#last], snapshot: '' };
+  }
+
+  /** Reading has caught up, at `time`; `whole` are the partitions that were read from the log's oldest record. */
+  caughtUp(time: number, whole: (partition: number) => boolean): void {
+    this.#began = time;
+    this.#time = Math.max(this.#time, time);
+    for (const partition of this.#whole.keys()) this.#whole[partition] &&= whole(partition);
+  }
+
+  /** Takes the next change of its partition; `bytes` is its body's length. */
+  append(change: Change, bytes: number): void {
+    if (this.last(change.partition) === START) this.#floor[change.partition] = change.position;
+    this.#last[change.partition] = change.position;
+    this.#time = Math.max(this.#time, change.time);
+    this.#entries.push({ change, bytes });
+    this.#bytes += bytes;
+    while (this.next - this.#first > this.#limits.maxChanges || this.#bytes > this.#limits.maxBytes)
+      this.#evict();
+  }
+
+  /**
+   * Passes a record that cannot be kept. Nobody may go by it unawares: it overtakes every reader, and who stands before
+   * it is not reached any more.
+   */
+  skip(partition: number, position: Position): void {
+    while (this.next > this.#first) this.#evict();
+    this.#first++;
+    this.#last[partition] = position;
+    this.#floor[partition] = position;
+    this.#whole[partition] = false;
+  }
+
+  /** Whether everything after `place` is held, or is yet to come. */
+  reaches(place: FeedPlace): boolean {
+    if (place.positions.length !== this.partitions) return false;
+    const recent = place.time >= this.#began - this.#limits.resumeMs;
+    return place.positions.every((position, partition) => {
+      const floor = this.#floor[partition] ?? START;
+      return (floor !== START && position >= floor) || (this.#whole[partition] === true && recent);
+    });
+  }
+
+  #evict(): void {
+    const entry = this.#entries[this.#head];
+    if (entry === undefined) return;
+    const { partition, position } = entry.change;
+    if (position > (this.#floor[partition] ?? START)) this.#floor[partition] = position;
+    this.#whole[partition] = false;
+    this.#bytes -= entry.bytes;
+    this.#head++;
+    this.#first++;
+    if (this.#head > 1024 && this.#head * 2 > this.#entries.length) {
+      this.#entries = this.#entries.slice(this.#head);
+      this.#head = 0;
+    }
+  }
+}
