@@ -35,10 +35,7 @@ export interface ServiceContext {
  * The frame of every service: connects the KV tier and the log, lets `setup` add routes and consumers, listens, and
  * only then is ready. On shutdown it stops answering first, and lets go of the KV tier last.
  */
-export function runService(
-  name: 'cnapi' | 'vmapi' | 'napi' | 'fwapi',
-  setup: (context: ServiceContext) => Promise<void>,
-): void {
+export function runService(name: ServiceName, setup: (context: ServiceContext) => Promise<void>): void {
   void runProcess(name, async (runtime) => {
     const context = await createServiceContext(name, runtime);
     await setup(context);
