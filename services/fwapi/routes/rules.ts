@@ -1,10 +1,11 @@
-import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import type { Kv, KvObject } from '../../../kvstore/types.ts';
 import { CongerError, isCongerError } from '../../../runtime/errors.ts';
 import { currentTrace } from '../../../runtime/trace.ts';
 import { validationError, validationStyles } from '../../common/http.ts';
+import { derivedUuid } from '../../common/ids.ts';
 import { type VmRecord, vmsBucket } from '../../common/records.ts';
+import { retryOnConflict } from '../../common/retry.ts';
 import type { ServiceContext } from '../../common/service.ts';
 import {
   nextVersion,
@@ -51,7 +52,7 @@ export function ruleRoutes({ app, kv }: ServiceContext): void {
   app.post('/rules', { schema: { body: createSchema } }, async (request, reply) => {
     const { created_by, ...given } = request.body;
     const requestId = currentTrace()?.requestId ?? request.id;
-    const rule = parseRule({ ...given, uuid: given.uuid ?? uuidOf(requestId) });
+    const rule = parseRule({ ...given, uuid: given.uuid ?? derivedUuid('fwapi rule', requestId) });
     const record = recordOfRule(rule, {
       request_id: requestId,
       ...(created_by === undefined ? {} : { created_by }),
@@ -66,7 +67,7 @@ export function ruleRoutes({ app, kv }: ServiceContext): void {
 
   app.put('/rules/:uuid', { schema: { params: uuidParams, body: updateSchema } }, async (request, reply) => {
     const { created_by, uuid: _uuid, ...given } = request.body;
-    for (;;) {
+    const record = await retryOnConflict(`rule ${request.params.uuid}`, async () => {
       const old = await readRule(kv, request.params.uuid, given.owner_uuid);
       const { global: wasGlobal, ...before } = ruleOfRecord(old.value).serialize();
       const rule = parseRule({
@@ -76,17 +77,14 @@ export function ruleRoutes({ app, kv }: ServiceContext): void {
         uuid: request.params.uuid,
         version: nextVersion(),
       });
-      const record = recordOfRule(rule, {
+      const next = recordOfRule(rule, {
         request_id: request.id,
         ...createdBy(created_by ?? old.value.created_by),
       });
-      try {
-        await kv.put(rulesBucket.name, rule.uuid, record, { etag: old._etag });
-        return reply.code(202).header('x-update-id', request.id).send(presentRule(record));
-      } catch (error) {
-        if (!isCongerError(error, 'EtagConflictError')) throw error;
-      }
-    }
+      await kv.put(rulesBucket.name, rule.uuid, next, { etag: old._etag });
+      return next;
+    });
+    return reply.code(202).header('x-update-id', request.id).send(presentRule(record));
   });
 
   app.delete(
@@ -129,12 +127,6 @@ function presentVm(vm: VmRecord): Record<string, unknown> {
 
 function createdBy(value: string | undefined): { created_by?: string } {
   return value === undefined ? {} : { created_by: value };
-}
-
-/** The UUID of the rule that a request creates: a repeated request means the same rule. */
-function uuidOf(requestId: string): string {
-  const hex = createHash('sha1').update(`fwapi rule ${requestId}`).digest('hex');
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-5${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20, 32)}`;
 }
 
 /** Writes a new rule. A repeat of the request that wrote it finds it there, and answers it. */
