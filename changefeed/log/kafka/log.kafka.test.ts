@@ -1,0 +1,347 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Kafka, logLevel, Partitioners } from 'kafkajs';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { silentLogger } from '../../../runtime/log.ts';
+import { kafkaAvailable, startKafka, type TestKafka } from '../../../test/fixtures/kafka.ts';
+import { formatPosition } from '../../position.ts';
+import type { Cursor, GroupHandler, LogBatch, LogReader, LogRecord, LogWriter } from '../../types.ts';
+import { createKafkaReader, createKafkaWriter, type KafkaOptions } from './index.ts';
+import { toMessage } from './records.ts';
+
+const partitions = 3;
+
+function record(n: number, partition = n % partitions, bytes = 0): LogRecord {
+  return {
+    position: formatPosition({ epoch: 1, lsn: BigInt(n), index: 0 }),
+    partition,
+    partitionKey: `key ${partition} é`,
+    xid: String(n),
+    index: 0,
+    count: 1,
+    time: 1_700_000_000_000 + n,
+    body: Buffer.from(JSON.stringify({ n, pad: 'x'.repeat(bytes) })),
+  };
+}
+
+const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => from + i);
+const numberOf = ({ xid }: LogRecord) => Number(xid);
+
+describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
+  let kafka: TestKafka;
+  let options: KafkaOptions;
+  const open: { close(): Promise<void> }[] = [];
+
+  beforeAll(async () => {
+    kafka = await startKafka();
+  }, 300_000);
+  afterAll(() => kafka?.stop());
+  afterEach(async () => {
+    await Promise.all(open.splice(0).map((part) => part.close()));
+  });
+
+  function fresh(): void {
+    const topic = `changes-${randomUUID()}`;
+    options = { brokers: kafka.brokers, topic, partitions, replicas: 1, log: silentLogger() };
+  }
+  async function writer(): Promise<LogWriter> {
+    const made = await createKafkaWriter(options);
+    open.push(made);
+    return made;
+  }
+  async function reader(): Promise<LogReader> {
+    const made = await createKafkaReader(options);
+    open.push(made);
+    return made;
+  }
+  /** Appends what an old writer would: messages that nothing checks. */
+  async function smuggle(
+    records: readonly LogRecord[],
+    transactionalId?: string,
+    end: 'commit' | 'abort' = 'commit',
+  ): Promise<void> {
+    const client = new Kafka({ brokers: kafka.brokers, logLevel: logLevel.NOTHING });
+    const producer = client.producer({
+      createPartitioner: Partitioners.DefaultPartitioner,
+      ...(transactionalId === undefined ? {} : { transactionalId, idempotent: true, maxInFlightRequests: 1 }),
+    });
+    await producer.connect();
+    const messages = records.map(toMessage);
+    if (transactionalId === undefined) await producer.send({ topic: options.topic, messages });
+    else {
+      const transaction = await producer.transaction();
+      await transaction.send({ topic: options.topic, messages });
+      await transaction[end]();
+    }
+    await producer.disconnect();
+  }
+
+  test('records come back as they were appended, in order, from the tail on and then live', async () => {
+    fresh();
+    const log = await writer();
+    expect(await log.open()).toEqual(['', '', '']);
+    const written = range(1, 31).map((n) => record(n));
+    await log.append(written);
+    const seen: LogRecord[] = [];
+    const tail: LogRecord[] = [];
+    const on = await reader();
+    await on.readAll(1_000_000, ({ records }) => void seen.push(...records));
+    await on.readAll(2, ({ records }) => void tail.push(...records));
+    expect(seen.sort((a, b) => numberOf(a) - numberOf(b))).toEqual(written);
+    expect(tail.map(numberOf).sort((a, b) => a - b)).toEqual(range(25, 31));
+    await log.append([record(31), record(32)]);
+    await vi.waitFor(() => expect(tail.slice(6).map(numberOf).sort()).toEqual([31, 32]));
+  });
+
+  test('readAll has read everything that was there when it resolves, and nothing where there is none', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    const empty = await (await reader()).readAll(10, () => expect.unreachable());
+    await empty.stop();
+    await log.append(range(0, 6_000).map((n) => record(n, 1, 300)));
+    let count = 0;
+    await (await reader()).readAll(5_000, async ({ records }) => {
+      await sleep(1);
+      count += records.length;
+    });
+    expect(count).toBe(5_000);
+  });
+
+  test('opening answers the furthest position of each partition, behind transaction markers and repetitions', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    await log.append([record(1, 0), record(2, 0), record(3, 1)]);
+    await smuggle([record(1, 0)]);
+    for (let n = 0; n < 40; n++) await smuggle([record(4, 1)], 'old-capture', n === 0 ? 'commit' : 'abort');
+    expect(await log.open()).toEqual([record(2).position, record(4).position, '']);
+  });
+
+  test('markers alone at the end hide nothing', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    await smuggle([record(1, 0)], 'old-capture');
+    expect((await log.open())[0]).toBe(record(1).position);
+    const seen: number[] = [];
+    await (await reader()).readAll(1, ({ records }) => void seen.push(...records.map(numberOf)));
+    await log.append([record(2, 0)]);
+    await vi.waitFor(() => expect(seen.at(-1)).toBe(2));
+  });
+
+  test('what a writer that was paused appends again is dropped, and foreign records with it', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    const seen: number[] = [];
+    await (await reader()).readAll(0, ({ records }) => void seen.push(...records.map(numberOf)));
+    await log.append(range(1, 6).map((n) => record(n, 0)));
+    await smuggle(range(3, 8).map((n) => record(n, 0)));
+    await smuggle([{ ...record(9, 0), position: 'no position' }]);
+    await log.append(range(6, 10).map((n) => record(n, 0)));
+    await vi.waitFor(() => expect(seen.at(-1)).toBe(9));
+    expect(seen).toEqual(range(1, 10));
+  });
+
+  test('appends that do not wait for one another keep their order', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    await Promise.all(range(1, 400).map((n) => log.append([record(n, 0, 2_000)])));
+    const seen: number[] = [];
+    await (await reader()).readAll(1_000, ({ records }) => void seen.push(...records.map(numberOf)));
+    expect(seen).toEqual(range(1, 400));
+  });
+
+  test('a record of several megabytes passes; one that is too large fails its append, and the log opens again', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    await log.append([record(1, 0), record(2, 0, 5 << 20), record(3, 0)]);
+    const seen: LogRecord[] = [];
+    await (await reader()).readAll(10, ({ records }) => void seen.push(...records));
+    expect(seen.map(numberOf)).toEqual([1, 2, 3]);
+    expect(seen[1]?.body.length).toBeGreaterThan(5 << 20);
+    const failing = log.append([record(4, 0, 9 << 20)]);
+    const behind = log.append([record(5, 0)]);
+    await expect(failing).rejects.toThrow(/Kafka did not take the changes/);
+    await expect(behind).rejects.toThrow(/Kafka did not take the changes/);
+    await expect(log.append([record(5, 0)])).rejects.toThrow();
+    expect((await log.open())[0]).toBe(record(3).position);
+    await log.append([record(4, 0)]);
+    await vi.waitFor(() => expect(seen.map(numberOf)).toEqual([1, 2, 3, 4]));
+  });
+
+  test('a topic with another number of partitions is refused', async () => {
+    fresh();
+    await writer();
+    await expect(createKafkaReader({ ...options, partitions: 4 })).rejects.toThrow(/has 3 partitions/);
+    await expect(createKafkaWriter({ ...options, topic: `${options.topic}-x`, replicas: 3 })).rejects.toThrow(
+      /cannot be created: .*replication/i,
+    );
+  });
+
+  test('processes that start at once create the topic once', async () => {
+    fresh();
+    const made = await Promise.all([writer(), reader(), reader(), writer(), reader()]);
+    expect(made).toHaveLength(5);
+  });
+
+  /** Checkpoints as consumers keep them, shared by the members of a group. */
+  class Checkpoints {
+    readonly cursors = new Map<number, Cursor>();
+    readonly seen: number[] = [];
+    readonly owned = new Map<string, Set<number>>();
+    readonly errors: string[] = [];
+
+    member(name: string, handle: (batch: LogBatch) => Promise<void> | void = () => {}): GroupHandler {
+      const mine = new Set<number>();
+      this.owned.set(name, mine);
+      const running = new Set<number>();
+      const alone = async <T>(partition: number, what: () => Promise<T> | T): Promise<T> => {
+        if (running.has(partition)) this.errors.push(`${name}: calls for ${partition} overlap`);
+        running.add(partition);
+        try {
+          return await what();
+        } finally {
+          running.delete(partition);
+        }
+      };
+      return {
+        assigned: (partition) =>
+          alone(partition, () => {
+            if (mine.has(partition)) this.errors.push(`${name}: ${partition} assigned twice`);
+            mine.add(partition);
+            return this.cursors.get(partition) ?? 'start';
+          }),
+        batch: (batch) =>
+          alone(batch.partition, async () => {
+            if (!mine.has(batch.partition)) this.errors.push(`${name}: ${batch.partition} is not mine`);
+            await handle(batch);
+            this.seen.push(...batch.records.map(numberOf));
+            this.cursors.set(batch.partition, batch.cursor);
+          }),
+        revoked: (partition) =>
+          alone(partition, () => {
+            if (!mine.delete(partition)) this.errors.push(`${name}: ${partition} revoked twice`);
+          }),
+      };
+    }
+
+    sorted(): number[] {
+      return [...this.seen].sort((a, b) => a - b);
+    }
+
+    shares(): number[] {
+      return [...this.owned.values()].map((mine) => mine.size).sort();
+    }
+  }
+
+  test('members of a group share the partitions, and go on where the checkpoint is', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    await log.append(range(0, 60).map((n) => record(n)));
+    const group = randomUUID();
+    const checkpoints = new Checkpoints();
+    const first = await (await reader()).join(group, 'first', checkpoints.member('first'));
+    await vi.waitFor(() => expect(checkpoints.sorted()).toEqual(range(0, 60)));
+    const second = await (await reader()).join(group, 'second', checkpoints.member('second'));
+    await vi.waitFor(() => expect(checkpoints.shares()).toEqual([1, 2]), 10_000);
+    await log.append(range(60, 120).map((n) => record(n)));
+    await vi.waitFor(() => expect(checkpoints.sorted()).toEqual(range(0, 120)));
+    await first.stop();
+    expect(checkpoints.owned.get('first')?.size).toBe(0);
+    await vi.waitFor(() => expect(checkpoints.shares()).toEqual([0, 3]), 10_000);
+    await log.append(range(120, 180).map((n) => record(n)));
+    await vi.waitFor(() => expect(checkpoints.sorted()).toEqual(range(0, 180)));
+    await second.stop();
+    expect(checkpoints.shares()).toEqual([0, 0]);
+    expect(checkpoints.errors).toEqual([]);
+  });
+
+  test('a batch whose handler throws comes again, the others go on, and the partition stays', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    const checkpoints = new Checkpoints();
+    let attempts = 0;
+    let fail = true;
+    const stubborn = checkpoints.member('stubborn', ({ partition }) => {
+      if (partition !== 1 || !fail) return;
+      attempts++;
+      throw new Error('not yet');
+    });
+    await (await reader()).join(randomUUID(), 'stubborn', stubborn);
+    await log.append(range(0, 9).map((n) => record(n)));
+    await vi.waitFor(() => expect(attempts).toBeGreaterThan(2), 10_000);
+    expect(checkpoints.sorted()).toEqual([0, 2, 3, 5, 6, 8]);
+    fail = false;
+    await vi.waitFor(() => expect(checkpoints.sorted()).toEqual(range(0, 9)), 10_000);
+    expect(checkpoints.errors).toEqual([]);
+    expect(checkpoints.shares()).toEqual([3]);
+  });
+
+  test('a cursor without an offset, or with one that the log does not hold, goes by its position', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    await log.append(range(0, 30).map((n) => record(n)));
+    const checkpoints = new Checkpoints();
+    checkpoints.cursors.set(0, { position: record(26).position, offset: '' });
+    checkpoints.cursors.set(1, { position: record(26).position, offset: '999' });
+    checkpoints.cursors.set(2, { position: record(23).position, offset: '8' });
+    await (await reader()).join(randomUUID(), 'late', checkpoints.member('late'));
+    await vi.waitFor(() => expect(checkpoints.sorted()).toEqual([26, 27, 28, 29]), 10_000);
+  });
+
+  test('a broker killed with -9 under appends loses nothing, doubles nothing and keeps the order', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    const live: number[] = [];
+    const inOrder = ({ records }: LogBatch) => void live.push(...records.map(numberOf));
+    await (await reader()).readAll(0, inOrder);
+    const checkpoints = new Checkpoints();
+    await (await reader()).join(randomUUID(), 'member', checkpoints.member('member'));
+
+    let stop = false;
+    let next = 0;
+    let reopened = 0;
+    const appending = (async () => {
+      while (!stop) {
+        const batch = range(next, next + 20).map((n) => record(n));
+        try {
+          await log.append(batch);
+          next += batch.length;
+        } catch {
+          // As the capture does: the tails tell what of the batch has arrived.
+          reopened++;
+          const tails = await log.open().catch(() => undefined);
+          if (tails === undefined) continue;
+          await log.append(batch.filter(({ partition, position }) => position > (tails[partition] ?? '')));
+          next += batch.length;
+        }
+      }
+    })();
+    await vi.waitFor(() => expect(next).toBeGreaterThan(200));
+    await kafka.restart();
+    const atRestart = next;
+    await vi.waitFor(() => expect(next).toBeGreaterThan(atRestart + 200), 60_000);
+    stop = true;
+    await appending;
+    await vi.waitFor(() => expect(live.length).toBe(next), 30_000);
+    await vi.waitFor(() => expect(checkpoints.seen.length).toBe(next), 30_000);
+    expect([...live].sort((a, b) => a - b)).toEqual(range(0, next));
+    expect(checkpoints.sorted()).toEqual(range(0, next));
+    for (const seen of [live, checkpoints.seen]) {
+      for (const partition of range(0, partitions)) {
+        const ofPartition = seen.filter((n) => n % partitions === partition);
+        expect(ofPartition).toEqual([...ofPartition].sort((a, b) => a - b));
+      }
+    }
+    expect(checkpoints.errors).toEqual([]);
+    console.log({ reopened, next });
+  });
+});

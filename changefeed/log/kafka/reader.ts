@@ -1,0 +1,118 @@
+import { randomUUID } from 'node:crypto';
+import type { GroupHandler, LogBatch, LogReader, Reading } from '../../types.ts';
+import { retrying } from './backoff.ts';
+import { Client, type KafkaOptions } from './client.ts';
+import { Delivery } from './delivery.ts';
+import { type Ends, numbers, readEnds } from './ends.ts';
+import { Fetcher } from './fetcher.ts';
+import { Membership } from './membership.ts';
+import { Ownership } from './ownership.ts';
+
+/**
+ * Reads the topic. Positions within a partition only ever increase towards a handler, whatever writers have appended.
+ * A cursor's offset is that of the next record to read.
+ */
+export class KafkaReader implements LogReader {
+  readonly partitions: number;
+  readonly #options: KafkaOptions;
+  readonly #readings = new Set<Reading>();
+  #closed = false;
+
+  constructor(options: KafkaOptions) {
+    this.#options = options;
+    this.partitions = options.partitions;
+  }
+
+  async readAll(tail: number, onBatch: (batch: LogBatch) => void | Promise<void>): Promise<Reading> {
+    this.#assertOpen();
+    const { log } = this.#options;
+    const ends = await retrying('reading the ends of the log', 5, () => this.#ends());
+    this.#assertOpen();
+    const fetcher = new Fetcher(this.#options, `conger-read-${randomUUID()}`);
+    let deliveries: readonly Delivery[] = [];
+    let giveUp: (why: Error) => void = () => {};
+    const reading = this.#reading(async () => {
+      giveUp(new Error('the log was closed'));
+      await fetcher.stop();
+      await Promise.all(deliveries.map((delivery) => delivery.stop()));
+    });
+    await new Promise<void>((resolve, reject) => {
+      giveUp = reject;
+      const behind = new Set(numbers(this.partitions));
+      const onProgress = (partition: number, offset: bigint) => {
+        if (offset >= (ends[partition]?.high ?? 0n)) behind.delete(partition);
+        if (behind.size === 0) resolve();
+      };
+      deliveries = ends.map(({ low, high }, partition) => {
+        const offset = high - BigInt(tail) > low ? high - BigInt(tail) : low;
+        const onRoom = () => fetcher.wake();
+        return new Delivery({ partition, offset, position: '', log, onBatch, onProgress, onRoom });
+      });
+      for (const delivery of deliveries) {
+        fetcher.add(delivery);
+        onProgress(delivery.partition, delivery.next);
+      }
+    });
+    return reading;
+  }
+
+  async join(group: string, member: string, handler: GroupHandler): Promise<Reading> {
+    this.#assertOpen();
+    const fetcher = new Fetcher(this.#options, member);
+    const owned = numbers(this.partitions).map(
+      (partition) => new Ownership(partition, handler, fetcher, this.#options),
+    );
+    let stopping = false;
+    const membership = new Membership(this.#options, group, member, (shares) => {
+      if (!stopping) for (const ownership of owned) ownership.want(shares);
+    });
+    let giveUp: (why: Error) => void = () => {};
+    const closed = new Promise<never>((_, reject) => {
+      giveUp = reject;
+    });
+    closed.catch(() => {});
+    const reading = this.#reading(async () => {
+      stopping = true;
+      giveUp(new Error('the log was closed'));
+      // What runs is finished before the others get the partitions, so that they find its checkpoint.
+      for (const ownership of owned) ownership.want(new Map());
+      await Promise.all(owned.map((ownership) => ownership.settled()));
+      await Promise.all([membership.leave(), fetcher.stop()]);
+    });
+    await Promise.race([membership.joined, closed]);
+    return reading;
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.all([...this.#readings].map((reading) => reading.stop()));
+  }
+
+  #assertOpen(): void {
+    if (this.#closed) throw new Error('the log was closed');
+  }
+
+  #reading(end: () => Promise<void>): Reading {
+    let ended: Promise<void> | undefined;
+    const reading: Reading = {
+      stop: () => {
+        ended ??= end().finally(() => this.#readings.delete(reading));
+        return ended;
+      },
+    };
+    this.#readings.add(reading);
+    return reading;
+  }
+
+  async #ends(): Promise<Ends[]> {
+    const client = new Client(this.#options, 'conger-ends');
+    try {
+      const cluster = client.cluster();
+      await cluster.connect();
+      await cluster.addTargetTopic(this.#options.topic);
+      return await readEnds(cluster, this.#options.topic, this.partitions);
+    } finally {
+      client.cut();
+    }
+  }
+}
