@@ -1,21 +1,42 @@
-import { setTimeout as sleep } from 'node:timers/promises';
-import { isCongerError } from '../../runtime/errors.ts';
+import type { Kv, KvObject } from '../../kvstore/types.ts';
+import { CongerError, isCongerError } from '../../runtime/errors.ts';
 
-/** How often a read-modify-write is tried before its conflict is the caller's. */
-const defaultTries = 12;
+const maxTries = 20;
 
 /**
- * Runs a read-modify-write, and runs it again (with jitter) when another writer came first: it must read anew on
- * each try.
- * @throws CongerError EtagConflictError after the last try; whatever else `work` throws, at once
+ * Runs a read-modify-write again as long as somebody else was first.
+ * @throws Conflict when it stays in conflict (20 tries); what `work` throws otherwise
  */
-export async function retryOnConflict<T>(work: () => Promise<T>, tries = defaultTries): Promise<T> {
-  for (let attempt = 1; ; attempt++) {
+export async function retryOnConflict<T>(what: string, work: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++) {
     try {
       return await work();
     } catch (error) {
-      if (!isCongerError(error, 'EtagConflictError') || attempt >= tries) throw error;
-      await sleep(Math.min(200, 2 ** attempt) * Math.random());
+      if (!isCongerError(error, 'EtagConflictError')) throw error;
+      if (tries === maxTries)
+        throw new CongerError('Conflict', `${what} is being changed by too many at once; try again`, {
+          cause: error,
+        });
     }
   }
+}
+
+/**
+ * Changes one object: `change` is given what is there (undefined: nothing) and answers the new value, or undefined to
+ * leave it as it is. Nothing that was written in between is lost.
+ * @returns the object's value as it now is
+ */
+export function updateObject<V>(
+  kv: Kv,
+  bucket: string,
+  key: string,
+  change: (present: KvObject<V> | undefined) => V | undefined | Promise<V | undefined>,
+): Promise<V | undefined> {
+  return retryOnConflict(`${bucket}/${key}`, async () => {
+    const present = await kv.tryGet<V>(bucket, key);
+    const next = await change(present);
+    if (next === undefined) return present?.value;
+    await kv.put(bucket, key, next, { etag: present?._etag ?? null });
+    return next;
+  });
 }
