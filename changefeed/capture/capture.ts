@@ -1,0 +1,220 @@
+import type pg from 'pg';
+import { messageOf } from '../../runtime/errors.ts';
+import type { Logger } from '../../runtime/log.ts';
+import { Backoff } from '../backoff.ts';
+import { connect, disconnect, ended } from '../postgres.ts';
+import { type Seat, takeSeat } from '../seat.ts';
+import type { LogRecord, LogWriter, Position } from '../types.ts';
+import { Assembler } from './assembler.ts';
+import { activeGauge, bytesAppended, changesAppended, epochGauge, lagSeconds } from './metrics.ts';
+import { decodePgOutput } from './pgoutput.ts';
+import { Pipeline } from './pipeline.ts';
+import { ReplicationStream } from './replication.ts';
+import { ensureSlot, epochAfter, freeSlot } from './slot.ts';
+import { Visibility } from './visibility.ts';
+
+export interface CaptureOptions {
+  readonly postgres: string;
+  readonly slot: string;
+  readonly partitions: number;
+  readonly openWriter: () => Promise<LogWriter>;
+  readonly log: Logger;
+}
+
+export interface CaptureStatus {
+  /** false: another process captures, and this one waits to take over. */
+  readonly active: boolean;
+  readonly epoch: number;
+  /** Of the last change that this process appended. */
+  readonly position: Position;
+}
+
+/**
+ * Brings every committed change from PostgreSQL's WAL into the log, once and in commit order. Of all processes that
+ * run one, the one that holds the slot's seat captures and the others wait for the seat. When anything breaks (the
+ * stream, the seat, an append) everything is given up and begun anew from the seat: what is in the log is found out
+ * again from its tails, never remembered.
+ */
+export class Capture {
+  readonly #options: CaptureOptions;
+  readonly #log: Logger;
+  readonly #stop = new AbortController();
+  #loop: Promise<void> | undefined;
+  #active = false;
+  #epoch = 0;
+  #position: Position = '';
+  #control: pg.Client | undefined;
+
+  constructor(options: CaptureOptions) {
+    this.#options = options;
+    this.#log = options.log;
+  }
+
+  get status(): CaptureStatus {
+    return { active: this.#active, epoch: this.#epoch, position: this.#position };
+  }
+
+  /**
+   * Begins, and answers once the replication slot is there: from then on no change is missed, whether this process
+   * captures or another one. Writers of changes should start after that.
+   */
+  start(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#loop ??= this.#run(resolve);
+    });
+  }
+
+  /** Bytes of WAL that PostgreSQL keeps for the slot; undefined while this process stands by. */
+  async walBehind(): Promise<number | undefined> {
+    const result = await this.#control?.query<{ behind: string }>(
+      `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint AS behind
+         FROM pg_replication_slots WHERE slot_name = $1`,
+      [this.#options.slot],
+    );
+    const behind = result?.rows[0]?.behind;
+    return behind === undefined ? undefined : Number(behind);
+  }
+
+  /** Finishes the append in flight, confirms it and gives the seat up. */
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    await this.#loop;
+  }
+
+  async #run(slotIsThere: () => void): Promise<void> {
+    const { signal } = this.#stop;
+    const backoff = new Backoff(100, 2_000);
+    while (!signal.aborted) {
+      try {
+        await this.#once((client) => ensureSlot(client, this.#options.slot, this.#log));
+        slotIsThere();
+        const seat = await takeSeat(
+          this.#connection('seat'),
+          `conger_seat_capture_${this.#options.slot}`,
+          signal,
+        );
+        try {
+          await this.#reign(seat, signal, () => backoff.reset());
+        } finally {
+          await seat.leave();
+        }
+      } catch (error) {
+        if (signal.aborted) break;
+        this.#log.warn({ err: error }, `capture interrupted: ${messageOf(error)}`);
+        await backoff.pause(signal);
+      }
+    }
+    slotIsThere();
+  }
+
+  /** Captures for as long as everything holds; throws when something does not. Returns on `signal`. */
+  async #reign(seat: Seat, signal: AbortSignal, established: () => void): Promise<void> {
+    const { slot, partitions } = this.#options;
+    const control = await connect(this.#connection('control'));
+    let writer: LogWriter | undefined;
+    let stream: ReplicationStream | undefined;
+    let work: Promise<void> | undefined;
+    let pipeline: Pipeline | undefined;
+    try {
+      const controlLost = ended(control);
+      const slotEpoch = await ensureSlot(control, slot, this.#log);
+      const log = await this.#options.openWriter();
+      writer = log;
+      const tails = await log.open();
+      this.#epoch = await epochAfter(control, slot, slotEpoch, tails, this.#log);
+      await freeSlot(control, slot, this.#log);
+
+      const assembler = new Assembler(this.#epoch, partitions);
+      const visibility = new Visibility(control);
+      const flow = new Pipeline({
+        tails,
+        append: (records) => log.append(records),
+        visible: (xids, until) => visibility.wait(xids, until),
+        confirm: (lsn, urgent) => stream?.confirm(lsn, urgent),
+        pause: () => stream?.pause(),
+        resume: () => stream?.resume(),
+        appended: (records) => this.#count(records),
+      });
+      pipeline = flow;
+      stream = await ReplicationStream.open({
+        postgres: this.#options.postgres,
+        slot,
+        publication: slot,
+        log: this.#log,
+        handler: {
+          data: (payload) => {
+            const message = decodePgOutput(payload);
+            const transaction = message === undefined ? undefined : assembler.push(message);
+            if (transaction !== undefined) flow.push(transaction);
+          },
+          keepalive: (walEnd) => {
+            if (!assembler.midway) flow.reached(walEnd);
+          },
+        },
+      });
+      work = flow.run();
+      this.#control = control;
+      this.#setActive(true);
+      this.#log.info({ slot, epoch: this.#epoch }, 'capturing');
+      established();
+      const why = await Promise.race([
+        stream.over,
+        seat.lost.then(() => 'the seat was lost'),
+        controlLost.then(() => 'the control connection was lost'),
+        work.then(() => 'the pipeline ended'),
+        aborted(signal),
+      ]);
+      if (why !== undefined) throw new Error(why);
+    } finally {
+      this.#control = undefined;
+      this.#setActive(false);
+      stream?.stop();
+      pipeline?.stop();
+      // Without a seat an append in flight is the next owner's to fence, and nothing to wait with the seat for.
+      if (!signal.aborted) await seat.leave();
+      await work?.catch(() => undefined);
+      await stream?.close();
+      await writer?.close().catch((error) => this.#log.debug({ err: error }, 'closing the log failed'));
+      await disconnect(control);
+    }
+  }
+
+  #count(records: readonly LogRecord[]): void {
+    const last = records.at(-1);
+    if (last === undefined) return;
+    this.#position = last.position;
+    changesAppended.inc(records.length);
+    bytesAppended.inc(records.reduce((sum, record) => sum + record.body.length, 0));
+    lagSeconds.set(Math.max(0, Date.now() - last.time) / 1000);
+  }
+
+  #setActive(active: boolean): void {
+    this.#active = active;
+    activeGauge.set(active ? 1 : 0);
+    epochGauge.set(this.#epoch);
+  }
+
+  #connection(what: string) {
+    return {
+      postgres: this.#options.postgres,
+      name: `conger capture ${this.#options.slot} ${what}`,
+      log: this.#log,
+    };
+  }
+
+  async #once<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {
+    const client = await connect(this.#connection('control'));
+    try {
+      return await work(client);
+    } finally {
+      await disconnect(client);
+    }
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<undefined> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve(undefined);
+    else signal.addEventListener('abort', () => resolve(undefined), { once: true });
+  });
+}

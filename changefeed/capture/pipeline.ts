@@ -1,0 +1,162 @@
+import type { LogRecord, LogWriter, Position } from '../types.ts';
+import type { CapturedTransaction } from './assembler.ts';
+
+/** Records and bytes of one append. */
+const BATCH_RECORDS = 2_000;
+const BATCH_BYTES = 2 * 1024 * 1024;
+/** Bytes of bodies that may wait before the stream is paused, and below which it goes on. */
+const HIGH_WATER = 16 * 1024 * 1024;
+const LOW_WATER = 8 * 1024 * 1024;
+
+export interface PipelineOptions {
+  /** What `writer.open` answered. */
+  readonly tails: readonly Position[];
+  readonly append: LogWriter['append'];
+  /** Waits until the transactions are visible; answers their 64-bit ids. */
+  readonly visible: (xids32: readonly number[], signal: AbortSignal) => Promise<readonly bigint[]>;
+  /** Everything before the LSN is dealt with. */
+  readonly confirm: (lsn: bigint, urgent: boolean) => void;
+  readonly pause: () => void;
+  readonly resume: () => void;
+  readonly appended?: (records: readonly LogRecord[]) => void;
+}
+
+/**
+ * From the stream to the log. Transactions are appended in the order in which they came, one append at a time, while
+ * the next batch gathers; only once they are visible on the primary; and none twice: a record that does not come after
+ * its partition's tail is already there. An LSN is confirmed only when every record before it is in the log.
+ */
+export class Pipeline {
+  readonly #options: PipelineOptions;
+  readonly #tails: Position[];
+  readonly #stop = new AbortController();
+  #queue: CapturedTransaction[] = [];
+  #queuedBytes = 0;
+  #paused = false;
+  #working = false;
+  /** Everything before this LSN has been handed in. */
+  #received = 0n;
+  #wake: (() => void) | undefined;
+
+  constructor(options: PipelineOptions) {
+    this.#options = options;
+    this.#tails = [...options.tails];
+  }
+
+  push(transaction: CapturedTransaction): void {
+    this.#received = transaction.endLsn;
+    if (transaction.records.length === 0) {
+      this.#confirmIfDone();
+      return;
+    }
+    this.#queue.push(transaction);
+    this.#queuedBytes += transaction.bytes;
+    if (this.#queuedBytes > HIGH_WATER && !this.#paused) {
+      this.#paused = true;
+      this.#options.pause();
+    }
+    this.#wake?.();
+  }
+
+  /** Every transaction that was committed before `lsn` has been pushed. */
+  reached(lsn: bigint): void {
+    if (lsn > this.#received) this.#received = lsn;
+    this.#confirmIfDone();
+  }
+
+  /** Works until `stop`; the append in flight is finished first. Rejects when an append fails. */
+  async run(): Promise<void> {
+    const { signal } = this.#stop;
+    while (!signal.aborted) {
+      if (this.#queue.length === 0) {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+        continue;
+      }
+      this.#working = true;
+      await this.#work(signal);
+      this.#working = false;
+    }
+  }
+
+  stop(): void {
+    this.#stop.abort();
+    this.#wake?.();
+  }
+
+  async #work(signal: AbortSignal): Promise<void> {
+    const batch = this.#take();
+    let xids: readonly bigint[];
+    try {
+      xids = await this.#options.visible(
+        batch.map((transaction) => transaction.xid32),
+        signal,
+      );
+    } catch (error) {
+      if (signal.aborted) return;
+      throw error;
+    }
+    const records = batch.flatMap((transaction, i) => {
+      const xid = String(xids[i]);
+      return transaction.records.map((record): LogRecord => ({ ...record, xid }));
+    });
+    for (const slice of slices(records.filter((record) => this.#isNew(record)))) {
+      if (signal.aborted) return;
+      await this.#options.append(slice);
+      for (const record of slice) this.#tails[record.partition] = record.position;
+      this.#options.appended?.(slice);
+    }
+    const last = batch.at(-1);
+    if (last !== undefined)
+      this.#options.confirm(this.#queue.length === 0 ? this.#received : last.endLsn, true);
+    if (this.#paused && this.#queuedBytes < LOW_WATER) {
+      this.#paused = false;
+      this.#options.resume();
+    }
+  }
+
+  #take(): CapturedTransaction[] {
+    let records = 0;
+    let bytes = 0;
+    let n = 0;
+    for (const transaction of this.#queue) {
+      if (
+        n > 0 &&
+        (records + transaction.records.length > BATCH_RECORDS || bytes + transaction.bytes > BATCH_BYTES)
+      )
+        break;
+      records += transaction.records.length;
+      bytes += transaction.bytes;
+      n++;
+    }
+    const batch = this.#queue.slice(0, n);
+    this.#queue = this.#queue.slice(n);
+    this.#queuedBytes -= bytes;
+    return batch;
+  }
+
+  #isNew(record: LogRecord): boolean {
+    return record.position > (this.#tails[record.partition] ?? '');
+  }
+
+  #confirmIfDone(): void {
+    if (!this.#working && this.#queue.length === 0) this.#options.confirm(this.#received, false);
+  }
+}
+
+/** Cuts records into appends of a bounded size. */
+function* slices(records: readonly LogRecord[]): Generator<LogRecord[]> {
+  let slice: LogRecord[] = [];
+  let bytes = 0;
+  for (const record of records) {
+    if (slice.length >= BATCH_RECORDS || (slice.length > 0 && bytes + record.body.length > BATCH_BYTES)) {
+      yield slice;
+      slice = [];
+      bytes = 0;
+    }
+    slice.push(record);
+    bytes += record.body.length;
+  }
+  if (slice.length > 0) yield slice;
+}

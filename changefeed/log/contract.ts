@@ -1,0 +1,274 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { Member } from '../testing/member.ts';
+import { record, records, Seen } from '../testing/records.ts';
+import type { LogReader, LogRecord, LogWriter } from '../types.ts';
+
+/** A fresh, empty log, and what its tests need to do to it. */
+export interface LogUnderTest {
+  /** At least 4. */
+  readonly partitions: number;
+  /** A writer that is yet to be opened. The test closes it. */
+  writer(): Promise<LogWriter>;
+  /** The test closes it. */
+  reader(): Promise<LogReader>;
+  /** A reader whose process dies at `crash`: it says no goodbye, and is not heard of again. */
+  mortal(): Promise<{ readonly reader: LogReader; crash(): Promise<void> }>;
+  /** Breaks the connections of all readers; new ones may be made. */
+  cut(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** What every log promises (types.ts), as tests. */
+export function logContract(name: string, setup: () => Promise<LogUnderTest>, timeout = 20_000): void {
+  describe(`${name} as a log`, { timeout }, () => {
+    let log: LogUnderTest;
+    let open: (() => Promise<void>)[];
+
+    beforeEach(async () => {
+      open = [];
+      log = await setup();
+    }, timeout);
+
+    afterEach(async () => {
+      await Promise.all(open.map((close) => close().catch(() => undefined)));
+      await log.close();
+    }, timeout);
+
+    async function writer(): Promise<LogWriter> {
+      const one = await log.writer();
+      open.push(() => one.close());
+      return one;
+    }
+
+    async function reader(): Promise<LogReader> {
+      const one = await log.reader();
+      open.push(() => one.close());
+      return one;
+    }
+
+    function expected(all: readonly LogRecord[], partition: number): string[] {
+      return all.filter((one) => one.partition === partition).map((one) => one.position);
+    }
+
+    function expectAll(seen: Seen, all: readonly LogRecord[]): void {
+      for (let p = 0; p < log.partitions; p++) expect(seen.positions(p)).toEqual(expected(all, p));
+    }
+
+    test('an empty log has empty tails, and reading it is done at once', async () => {
+      const one = await writer();
+      expect(await one.open()).toEqual(Array.from({ length: log.partitions }, () => ''));
+      await one.append([]);
+      const seen = new Seen();
+      await (await reader()).readAll(10, seen.take);
+      expect(seen.count).toBe(0);
+    });
+
+    test('what was appended is read as it was, in order, and the next writer finds the tails', async () => {
+      const one = await writer();
+      await one.open();
+      const all = [
+        ...records(1, 500, log.partitions),
+        record(501, 1, JSON.stringify({ big: 'ß'.repeat(250_000) })),
+        ...records(502, 300, log.partitions),
+      ];
+      await one.append(all.slice(0, 100));
+      await one.append(all.slice(100));
+      await one.close();
+
+      const seen = new Seen();
+      await (await reader()).readAll(10_000, seen.take);
+      expectAll(seen, all);
+      for (const [partition, got] of seen.byPartition) {
+        expect(got).toEqual(all.filter((each) => each.partition === partition));
+      }
+      const tails = await (await writer()).open();
+      expect(tails).toEqual(tails.map((_, p) => expected(all, p).at(-1)));
+    });
+
+    test('a reader begins as many records before the end as it asks for', async () => {
+      const one = await writer();
+      await one.open();
+      const all = records(1, 40 * log.partitions, log.partitions);
+      await one.append(all);
+      for (const tail of [0, 1, 7]) {
+        const seen = new Seen();
+        const reading = await (await reader()).readAll(tail, seen.take);
+        for (let p = 0; p < log.partitions; p++) {
+          expect(seen.positions(p)).toEqual(expected(all, p).slice(40 - tail));
+        }
+        await reading.stop();
+      }
+    });
+
+    test('what comes later reaches every reader once, over broken connections', async () => {
+      const one = await writer();
+      await one.open();
+      const all = records(1, 1000, log.partitions);
+      await one.append(all.slice(0, 100));
+      const [a, b] = [new Seen(), new Seen()];
+      await (await reader()).readAll(1000, a.take);
+      await (await reader()).readAll(1000, async (batch) => {
+        await new Promise((resolve) => setImmediate(resolve));
+        b.take(batch);
+      });
+      for (let i = 100; i < all.length; i += 50) {
+        if (i % 300 === 100) await log.cut();
+        await one.append(all.slice(i, i + 50));
+      }
+      await Promise.all([a, b].map((seen) => seen.until(() => seen.count >= all.length)));
+      expectAll(a, all);
+      expectAll(b, all);
+    });
+
+    test('a reading that is stopped is told nothing more', async () => {
+      const one = await writer();
+      await one.open();
+      const [stopped, going] = [new Seen(), new Seen()];
+      const both = await reader();
+      const reading = await both.readAll(0, stopped.take);
+      await both.readAll(0, going.take);
+      await reading.stop();
+      await one.append(records(1, 20, log.partitions));
+      await going.until(() => going.count === 20);
+      expect(stopped.count).toBe(0);
+    });
+
+    test('a member goes on from its cursors, or from the start', async () => {
+      const one = await writer();
+      await one.open();
+      const all = records(1, 60 * log.partitions, log.partitions);
+      await one.append(all.slice(0, 30 * log.partitions));
+
+      const first = new Member('a', log.partitions);
+      const reading = await (await reader()).join('group', 'a', first);
+      await first.until(() => first.count === 30 * log.partitions);
+      await reading.stop();
+      expect(first.owned.size).toBe(0);
+
+      await one.append(all.slice(30 * log.partitions));
+      const second = new Member('b', log.partitions, first.state);
+      await (await reader()).join('group', 'b', second);
+      await second.until(() => second.count === 30 * log.partitions);
+      for (let p = 0; p < log.partitions; p++) {
+        expect([...first.positions(p), ...second.positions(p)]).toEqual(expected(all, p));
+      }
+    });
+
+    test('members share the partitions evenly; who leaves gives them up', async () => {
+      const one = await writer();
+      await one.open();
+      const a = new Member('a', log.partitions);
+      const b = new Member('b', log.partitions, a.state);
+      await (await reader()).join('group', 'a', a);
+      await a.until(() => a.owned.size === log.partitions);
+      const leaving = await (await reader()).join('group', 'b', b);
+      const half = log.partitions / 2;
+      await a.until(() => a.owned.size === half);
+      await b.until(() => b.owned.size === half);
+      expect(new Set([...a.owned, ...b.owned]).size).toBe(log.partitions);
+      const all = records(1, 10 * log.partitions, log.partitions);
+      await one.append(all);
+      await a.until(() => a.count === 10 * half);
+      await b.until(() => b.count === 10 * half);
+      await leaving.stop();
+      await a.until(() => a.owned.size === log.partitions);
+    });
+
+    test('groups know nothing of each other', async () => {
+      const one = await writer();
+      await one.open();
+      const [a, b] = [new Member('same', log.partitions), new Member('same', log.partitions)];
+      const both = await reader();
+      await both.join('one', 'same', a);
+      await both.join('two', 'same', b);
+      await one.append(records(1, 20, log.partitions));
+      await a.until(() => a.count === 20);
+      await b.until(() => b.count === 20);
+    });
+
+    test('when a member crashes the others take over behind what it had done', async () => {
+      const one = await writer();
+      await one.open();
+      const a = new Member('a', log.partitions);
+      const b = new Member('b', log.partitions, a.state);
+      const c = new Member('c', log.partitions, a.state);
+      const mortal = await log.mortal();
+      open.push(() => mortal.reader.close());
+      await mortal.reader.join('group', 'a', a);
+      await a.until(() => a.owned.size === log.partitions);
+      await (await reader()).join('group', 'b', b);
+      await (await reader()).join('group', 'c', c);
+      await b.until(() => b.owned.size > 0);
+      await c.until(() => c.owned.size > 0);
+      const all = records(1, 20 * log.partitions, log.partitions);
+      await one.append(all.slice(0, 10 * log.partitions));
+      await mortal.crash();
+      a.dead = true;
+      await one.append(all.slice(10 * log.partitions));
+      const done = () =>
+        b.owned.size + c.owned.size === log.partitions && a.state.history.length === all.length;
+      await Promise.race([b.until(done), c.until(done)]);
+      for (let p = 0; p < log.partitions; p++) {
+        const order = a.state.history.filter((one) => one.partition === p).map((one) => one.position);
+        expect(order).toEqual(expected(all, p));
+      }
+    });
+
+    test('a batch that is not taken comes again, and holds up no other partition', async () => {
+      const one = await writer();
+      await one.open();
+      const a = new Member('a', log.partitions);
+      a.refuse = 2;
+      await (await reader()).join('group', 'a', a);
+      await a.until(() => a.owned.size === log.partitions);
+      const all = records(1, 5 * log.partitions, log.partitions);
+      await one.append(all);
+      await a.until(() => a.count === 5 * (log.partitions - 1) && a.refused > 1);
+      a.refuse = undefined;
+      await a.until(() => a.count === all.length);
+      expect(a.positions(2)).toEqual(expected(all, 2));
+    });
+
+    test('a member whose connections break comes back', async () => {
+      const one = await writer();
+      await one.open();
+      const a = new Member('a', log.partitions);
+      await (await reader()).join('group', 'a', a);
+      await a.until(() => a.owned.size === log.partitions);
+      const all = records(1, 30, log.partitions);
+      await one.append(all.slice(0, 10));
+      await a.until(() => a.count === 10);
+      await log.cut();
+      await one.append(all.slice(10));
+      await a.until(() => a.state.history.length === 30);
+      for (let p = 0; p < log.partitions; p++) {
+        expect(a.state.history.filter((each) => each.partition === p).map((each) => each.position)).toEqual(
+          expected(all, p),
+        );
+      }
+    });
+
+    test('a writer that was taken over changes nothing that readers see', async () => {
+      const all = records(1, 40, log.partitions);
+      const old = await writer();
+      await old.open();
+      await old.append(all.slice(0, 10));
+      const young = await writer();
+      const tails = await young.open();
+      expect(tails).toEqual(tails.map((_, p) => expected(all.slice(0, 10), p).at(-1) ?? ''));
+
+      // The old one wakes up in the middle of what the new one does again.
+      await young.append(all.slice(10, 25));
+      await old.append(all.slice(10, 20)).catch(() => undefined);
+      await young.append(all.slice(25));
+      await old.append(all.slice(20, 30)).catch(() => undefined);
+
+      const seen = new Seen();
+      await (await reader()).readAll(1000, seen.take);
+      expectAll(seen, all);
+      await old.close();
+      const next = await writer();
+      expect(await next.open()).toEqual(tails.map((_, p) => expected(all, p).at(-1)));
+    });
+  });
+}

@@ -1,0 +1,56 @@
+import pg from 'pg';
+import { afterAll, beforeAll } from 'vitest';
+import { silentLogger } from '../../../runtime/log.ts';
+import { startPostgres, type TestPostgres } from '../../../test/fixtures/postgres.ts';
+import { startProxy } from '../../testing/proxy.ts';
+import { type LogUnderTest, logContract } from '../contract.ts';
+import { createEmbeddedReader, createEmbeddedWriter } from './index.ts';
+
+const log = silentLogger();
+const partitions = 8;
+let server: TestPostgres;
+let databases = 0;
+
+beforeAll(async () => {
+  server = await startPostgres();
+}, 60_000);
+
+afterAll(() => server.stop());
+
+/** A database of its own; readers reach it through proxies, so that their connections can be cut. */
+async function setup(): Promise<LogUnderTest> {
+  const name = `log${++databases}`;
+  const admin = new pg.Client(server.url);
+  await admin.connect();
+  await admin.query(`CREATE DATABASE ${name}`);
+  await admin.end();
+
+  const direct = new URL(server.url);
+  direct.pathname = `/${name}`;
+  const proxies: Awaited<ReturnType<typeof startProxy>>[] = [];
+  const proxied = async () => {
+    const proxy = await startProxy(Number(direct.port));
+    proxies.push(proxy);
+    const url = new URL(direct);
+    url.port = String(proxy.port);
+    return { proxy, reader: await createEmbeddedReader({ postgres: url.href, partitions, log }) };
+  };
+  return {
+    partitions,
+    writer: async () =>
+      createEmbeddedWriter({ postgres: direct.href, partitions, retainMs: 2 ** 45, retainRecords: 1e6, log }),
+    reader: async () => (await proxied()).reader,
+    mortal: async () => {
+      const { reader, proxy } = await proxied();
+      return { reader, crash: async () => proxy.refuse() };
+    },
+    cut: async () => {
+      for (const proxy of proxies) proxy.cut();
+    },
+    close: async () => {
+      await Promise.all(proxies.map((proxy) => proxy.close()));
+    },
+  };
+}
+
+logContract('the embedded log', setup);

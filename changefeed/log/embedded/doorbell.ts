@@ -1,0 +1,109 @@
+import pgListen from 'pg-listen';
+import { messageOf } from '../../../runtime/errors.ts';
+import type { Logger } from '../../../runtime/log.ts';
+import { Backoff } from '../../backoff.ts';
+import { KEEPALIVE_MS } from '../../postgres.ts';
+
+/** The bell's payload; undefined: rings may have been missed, so look at everything. */
+export type OnRing = (payload: string | undefined) => void;
+
+type Subscriber = ReturnType<typeof pgListen.default>;
+
+/** How long to wait between attempts to reconnect. */
+const RETRY_MS = 200;
+
+/**
+ * LISTEN, over connections that may break. A bell only says that it is time to look: whenever the connection is made
+ * anew, every listener is told to look at everything.
+ */
+export class Doorbell {
+  readonly #postgres: string;
+  readonly #log: Logger;
+  readonly #channels: readonly string[];
+  readonly #listeners = new Map<string, Set<OnRing>>();
+  readonly #closed = new AbortController();
+  readonly #backoff = new Backoff(100, 2_000);
+  #subscriber: Subscriber | undefined;
+  #opening: Promise<void> | undefined;
+
+  constructor(postgres: string, channels: readonly string[], log: Logger) {
+    this.#postgres = postgres;
+    this.#channels = channels;
+    this.#log = log;
+  }
+
+  /** Resolves once the bell is heard for the first time of possibly many; tries until it is, or until `close`. */
+  open(): Promise<void> {
+    this.#opening ??= this.#open();
+    return this.#opening;
+  }
+
+  /** Calls `onRing` from now on; answers how to end that. */
+  on(channel: string, onRing: OnRing): () => void {
+    const listeners = this.#listeners.get(channel) ?? new Set();
+    this.#listeners.set(channel, listeners);
+    listeners.add(onRing);
+    return () => listeners.delete(onRing);
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort();
+    await this.#subscriber?.close().catch(() => undefined);
+    await this.#opening;
+  }
+
+  async #open(): Promise<void> {
+    const { signal } = this.#closed;
+    while (!signal.aborted) {
+      const subscriber = pgListen.default(
+        {
+          connectionString: this.#postgres,
+          application_name: 'conger log doorbell',
+          keepAliveInitialDelayMillis: KEEPALIVE_MS,
+        },
+        { paranoidChecking: false, retryInterval: RETRY_MS, parse: (text) => text },
+      );
+      this.#subscriber = subscriber;
+      this.#attach(subscriber);
+      try {
+        await subscriber.connect();
+        for (const channel of this.#channels) await subscriber.listenTo(channel);
+        this.#backoff.reset();
+        this.#ringAll();
+        break;
+      } catch (error) {
+        this.#subscriber = undefined;
+        this.#log.warn({ err: error }, `cannot listen to PostgreSQL: ${messageOf(error)}`);
+        await subscriber.close().catch(() => undefined);
+        await this.#backoff.pause(signal);
+      }
+    }
+    if (signal.aborted) await this.#subscriber?.close().catch(() => undefined);
+  }
+
+  #attach(subscriber: Subscriber): void {
+    const { events } = subscriber;
+    events.on('notification', ({ channel, payload }) => this.#ring(channel, String(payload ?? '')));
+    // Also said after pg-listen has reconnected and listens again; it does not notice that it was closed meanwhile.
+    events.on('connected', () => {
+      if (this.#closed.signal.aborted) void subscriber.close().catch(() => undefined);
+      else this.#ringAll();
+    });
+    // pg-listen has given up: PostgreSQL was away for long, or the new connection broke while it was being set up.
+    events.on('error', (error) => {
+      if (this.#subscriber !== subscriber || this.#closed.signal.aborted) return;
+      this.#log.warn({ err: error }, 'the doorbell broke; opening another');
+      this.#subscriber = undefined;
+      void subscriber.close().catch(() => undefined);
+      this.#opening = this.#open();
+    });
+  }
+
+  #ringAll(): void {
+    for (const channel of this.#channels) this.#ring(channel, undefined);
+  }
+
+  #ring(channel: string, payload: string | undefined): void {
+    for (const onRing of this.#listeners.get(channel) ?? []) onRing(payload);
+  }
+}

@@ -1,0 +1,261 @@
+import { createHash } from 'node:crypto';
+import type pg from 'pg';
+import { messageOf } from '../../../runtime/errors.ts';
+import type { Logger } from '../../../runtime/log.ts';
+import { Backoff } from '../../backoff.ts';
+import { type Seat, seatIsFree, takeFreeSeat } from '../../seat.ts';
+import type { Doorbell } from './doorbell.ts';
+import { GROUP_CHANNEL } from './schema.ts';
+
+export interface MembershipOptions {
+  readonly postgres: string;
+  readonly pool: pg.Pool;
+  readonly doorbell: Doorbell;
+  readonly log: Logger;
+}
+
+/** One member of a group, as all members list it. */
+export interface Member {
+  readonly seat: string;
+  readonly pid: number;
+  readonly group: string;
+  readonly member: string;
+}
+
+/** Told of every change of the living members; undefined: our own seat is lost, and with it every claim. */
+export type OnMembers = (living: readonly Member[] | undefined) => void;
+
+const SEATS = 1_000;
+
+/**
+ * Which members of all groups are alive. A process sits on one seat for all its members, and a member is alive while
+ * its seat is held by the backend that it was entered with. Joining and leaving ring the bell. A crash is noticed
+ * without polling: the seats form a ring, and each process waits for the seat after its own to become free.
+ */
+export class Membership {
+  readonly #options: MembershipOptions;
+  readonly #closed = new AbortController();
+  readonly #entries = new Map<string, { group: string; member: string; onMembers: OnMembers }>();
+  readonly #claims = new Set<string>();
+  #seat: Seat | undefined;
+  #watch: { seat: string; pid: number; abort: AbortController } | undefined;
+  #loop: Promise<void> | undefined;
+  #refreshing = false;
+  #again = false;
+  #unlisten: (() => void) | undefined;
+
+  constructor(options: MembershipOptions) {
+    this.#options = options;
+  }
+
+  /** Enters a member; from now on `onMembers` is told. */
+  async join(group: string, member: string, onMembers: OnMembers): Promise<void> {
+    const id = `${group}/${member}`;
+    if (this.#entries.has(id)) throw new Error(`${member} is a member of ${group} already`);
+    this.#entries.set(id, { group, member, onMembers });
+    if (this.#loop === undefined) {
+      this.#unlisten = this.#options.doorbell.on(GROUP_CHANNEL, () => this.#refresh());
+      this.#loop = this.#sit();
+    } else if (this.#seat !== undefined) {
+      const seat = this.#seat;
+      await this.#enter(seat, group, member).catch((error) => this.#giveUp(seat, error));
+    }
+  }
+
+  async leave(group: string, member: string): Promise<void> {
+    this.#entries.delete(`${group}/${member}`);
+    if (this.#seat === undefined) return;
+    await this.#options.pool
+      .query('DELETE FROM conger_log_member WHERE seat = $1 AND pid = $2 AND grp = $3 AND member = $4', [
+        this.#seat.name,
+        this.#seat.pid,
+        group,
+        member,
+      ])
+      .then(() => this.ring())
+      .catch((error) => this.#options.log.debug({ err: error }, 'leaving a group failed'));
+  }
+
+  /** Takes the thing for our own, unless another living process has it. A claim goes when the seat goes. */
+  async claim(thing: string): Promise<boolean> {
+    const seat = this.#seat;
+    // A session that holds an advisory lock would be given it again.
+    if (seat === undefined || this.#claims.has(thing)) return false;
+    this.#claims.add(thing);
+    try {
+      const { rows } = await seat.client.query<{ got: boolean }>('SELECT pg_try_advisory_lock($1) AS got', [
+        lockKey(thing),
+      ]);
+      if (rows[0]?.got === true && this.#seat === seat) return true;
+    } catch (error) {
+      this.#giveUp(seat, error);
+    }
+    this.#claims.delete(thing);
+    return false;
+  }
+
+  async unclaim(thing: string): Promise<void> {
+    const seat = this.#seat;
+    if (seat === undefined || !this.#claims.delete(thing)) return;
+    await seat.client
+      .query('SELECT pg_advisory_unlock($1)', [lockKey(thing)])
+      .catch((error) => this.#giveUp(seat, error));
+  }
+
+  /** Whether the member is one of this process's, on the seat that it has now. */
+  isOurs(member: Member): boolean {
+    return member.seat === this.#seat?.name && member.pid === this.#seat.pid;
+  }
+
+  /** Tells all processes to look again. */
+  async ring(): Promise<void> {
+    await this.#options.pool
+      .query(`NOTIFY ${GROUP_CHANNEL}`)
+      .catch((error) => this.#options.log.debug({ err: error }, 'ringing for the groups failed'));
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort();
+    this.#unlisten?.();
+    this.#watch?.abort.abort();
+    if (this.#seat !== undefined) {
+      await this.#seat.leave();
+      await this.ring();
+    }
+    await this.#loop;
+  }
+
+  /** Sits on a seat for as long as this is open; when the seat is lost, on another one. */
+  async #sit(): Promise<void> {
+    const { log } = this.#options;
+    const { signal } = this.#closed;
+    const backoff = new Backoff(100, 2_000);
+    while (!signal.aborted) {
+      let seat: Seat | undefined;
+      try {
+        seat = await takeFreeSeat(this.#connection('member'), seatNames());
+        if (seat === undefined) throw new Error(`all ${SEATS} seats are taken`);
+        // What an earlier holder left behind.
+        await this.#options.pool.query('DELETE FROM conger_log_member WHERE seat = $1', [seat.name]);
+        for (const { group, member } of this.#entries.values()) await this.#enter(seat, group, member);
+        this.#seat = seat;
+        backoff.reset();
+        if (signal.aborted) break;
+        this.#refresh();
+        await seat.lost;
+        if (!signal.aborted) log.warn({ seat: seat.name }, 'membership lost; joining again');
+      } catch (error) {
+        if (!signal.aborted) log.warn({ err: error }, `cannot join: ${messageOf(error)}`);
+      } finally {
+        this.#seat = undefined;
+        this.#claims.clear();
+        this.#watch?.abort.abort();
+        this.#watch = undefined;
+        await seat?.leave();
+      }
+      if (signal.aborted) break;
+      for (const { onMembers } of this.#entries.values()) onMembers(undefined);
+      await backoff.pause(signal);
+    }
+  }
+
+  async #enter(seat: Seat, group: string, member: string): Promise<void> {
+    await this.#options.pool.query(
+      `INSERT INTO conger_log_member (seat, pid, grp, member) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (seat, grp, member) DO UPDATE SET pid = excluded.pid`,
+      [seat.name, seat.pid, group, member],
+    );
+    await this.ring();
+  }
+
+  /** A seat whose connection does not work is no seat. */
+  #giveUp(seat: Seat, error: unknown): void {
+    this.#options.log.warn({ err: error, seat: seat.name }, `giving the seat up: ${messageOf(error)}`);
+    void seat.leave();
+  }
+
+  /** Lists the living and tells everyone; calls that come meanwhile are gathered into one more round. */
+  #refresh(): void {
+    this.#again = true;
+    if (!this.#refreshing) {
+      this.#refreshing = true;
+      void this.#refreshUntilCalm();
+    }
+  }
+
+  async #refreshUntilCalm(): Promise<void> {
+    const backoff = new Backoff(100, 2_000);
+    const { signal } = this.#closed;
+    while (this.#again && !signal.aborted) {
+      this.#again = false;
+      const seat = this.#seat;
+      if (seat === undefined) break;
+      try {
+        const living = await listLiving(this.#options.pool);
+        if (this.#seat !== seat || signal.aborted) continue;
+        this.#watchNext(seat, living);
+        for (const { onMembers } of this.#entries.values()) onMembers(living);
+      } catch (error) {
+        this.#options.log.warn({ err: error }, `cannot list members: ${messageOf(error)}`);
+        this.#again = true;
+        await backoff.pause(signal);
+      }
+    }
+    this.#refreshing = false;
+  }
+
+  /** Waits for the seat that follows our own in the ring, if it is not the one waited for already. */
+  #watchNext(seat: Seat, living: readonly Member[]): void {
+    const others = [...new Map(living.map((member) => [member.seat, member])).values()]
+      .filter((member) => member.seat !== seat.name)
+      .sort((a, b) => (a.seat < b.seat ? -1 : 1));
+    const next = others.find((member) => member.seat > seat.name) ?? others[0];
+    if (next?.seat === this.#watch?.seat && next?.pid === this.#watch?.pid) return;
+    this.#watch?.abort.abort();
+    this.#watch = undefined;
+    if (next === undefined) return;
+    const watch = { seat: next.seat, pid: next.pid, abort: new AbortController() };
+    this.#watch = watch;
+    seatIsFree(this.#connection('watch'), next.seat, watch.abort.signal)
+      .then(() =>
+        this.#options.pool.query(`DELETE FROM conger_log_member WHERE seat = $1 AND pid = $2`, [
+          next.seat,
+          next.pid,
+        ]),
+      )
+      .then(
+        () => this.ring(),
+        (error) => this.#options.log.debug({ err: error }, 'a watch ended'),
+      )
+      .finally(() => {
+        // A watch that failed is set up again, as one that succeeded is for the next seat.
+        if (this.#watch !== watch) return;
+        this.#watch = undefined;
+        this.#refresh();
+      });
+  }
+
+  #connection(what: string) {
+    return { postgres: this.#options.postgres, name: `conger log ${what}`, log: this.#options.log };
+  }
+}
+
+async function listLiving(pool: pg.Pool): Promise<Member[]> {
+  const { rows } = await pool.query<Member>(
+    `SELECT m.seat, m.pid, m.grp AS group, m.member
+       FROM conger_log_member m
+       JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = to_regclass(m.seat)
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND l.pid = m.pid AND l.mode = 'ExclusiveLock' AND l.granted`,
+  );
+  return rows;
+}
+
+function* seatNames(): Generator<string> {
+  for (let n = 0; n < SEATS; n++) yield `conger_seat_${n}`;
+}
+
+/** A 64-bit key for an advisory lock, in decimal. */
+function lockKey(thing: string): string {
+  return createHash('sha256').update(thing).digest().readBigInt64BE(0).toString();
+}

@@ -1,0 +1,180 @@
+import pg from 'pg';
+import { messageOf } from '../../../runtime/errors.ts';
+import type { Logger } from '../../../runtime/log.ts';
+import { Backoff } from '../../backoff.ts';
+import { KEEPALIVE_MS } from '../../postgres.ts';
+import type { GroupHandler, LogBatch, LogReader, Position, Reading } from '../../types.ts';
+import { Doorbell } from './doorbell.ts';
+import { GroupMember } from './group.ts';
+import { Membership } from './membership.ts';
+import { Pump } from './pump.ts';
+import { type Extent, FETCH_LIMIT, fetchRecords, readExtents, trimmedUpTo } from './rows.ts';
+import { ensureLog, GROUP_CHANNEL, LOG_CHANNEL } from './schema.ts';
+
+export interface EmbeddedReaderOptions {
+  readonly postgres: string;
+  readonly partitions: number;
+  readonly log: Logger;
+}
+
+const CONNECTIONS = 3;
+
+/**
+ * Reads the table. The doorbell says when to look, and positions say from where: whatever a bell, a connection or a
+ * restart of PostgreSQL loses, the next look finds.
+ */
+export class EmbeddedReader implements LogReader {
+  readonly partitions: number;
+  readonly #log: Logger;
+  readonly #pool: pg.Pool;
+  readonly #doorbell: Doorbell;
+  readonly #membership: Membership;
+  readonly #closed = new AbortController();
+  readonly #readings = new Set<Reading>();
+
+  private constructor({ postgres, partitions, log }: EmbeddedReaderOptions) {
+    this.partitions = partitions;
+    this.#log = log;
+    this.#pool = new pg.Pool({
+      connectionString: postgres,
+      application_name: 'conger log reader',
+      max: CONNECTIONS,
+      keepAlive: true,
+      keepAliveInitialDelayMillis: KEEPALIVE_MS,
+      connectionTimeoutMillis: 10_000,
+    });
+    this.#pool.on('error', (error) => log.debug({ err: error }, 'an idle connection was lost'));
+    this.#doorbell = new Doorbell(postgres, [LOG_CHANNEL, GROUP_CHANNEL], log);
+    this.#membership = new Membership({ postgres, pool: this.#pool, doorbell: this.#doorbell, log });
+  }
+
+  /** @throws Error where PostgreSQL does not answer, or the log has another number of partitions. */
+  static async open(options: EmbeddedReaderOptions): Promise<EmbeddedReader> {
+    const reader = new EmbeddedReader(options);
+    try {
+      const client = await reader.#pool.connect();
+      try {
+        await ensureLog(client, options.partitions);
+      } finally {
+        client.release();
+      }
+    } catch (error) {
+      await reader.close();
+      throw error;
+    }
+    return reader;
+  }
+
+  async readAll(tail: number, onBatch: (batch: LogBatch) => void | Promise<void>): Promise<Reading> {
+    await this.#doorbell.open();
+    const extents = await this.#insist(() => readExtents(this.#pool, this.partitions, tail));
+    const behind = new Map(extents.filter(isBehind).map((extent) => [extent.partition, extent.end]));
+    let caughtUp: () => void = () => undefined;
+    const end = new Promise<void>((resolve) => {
+      caughtUp = resolve;
+    });
+    if (behind.size === 0) caughtUp();
+    const pump = this.#pump(async (batch) => {
+      await onBatch(batch);
+      const target = behind.get(batch.partition);
+      if (target === undefined || batch.cursor.position < target) return;
+      behind.delete(batch.partition);
+      if (behind.size === 0) caughtUp();
+    });
+    const reading = this.#reading(pump, async () => caughtUp());
+    for (const extent of extents) pump.add(extent.partition, extent.from);
+    await end;
+    return reading;
+  }
+
+  async join(group: string, member: string, handler: GroupHandler): Promise<Reading> {
+    await this.#doorbell.open();
+    const pump = this.#pump((batch) => handler.batch(batch));
+    const one = new GroupMember({
+      group,
+      member,
+      partitions: this.partitions,
+      handler,
+      membership: this.#membership,
+      pump,
+      resuming: (partition, position) => this.#checkHeld(group, partition, position),
+      log: this.#log,
+    });
+    await this.#membership.join(group, member, (living) => one.onMembers(living));
+    return this.#reading(pump, async () => {
+      await one.stop();
+      await this.#membership.leave(group, member);
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort();
+    await Promise.all([...this.#readings].map((reading) => reading.stop()));
+    await this.#membership.close();
+    await this.#doorbell.close();
+    await this.#pool.end();
+  }
+
+  #pump(deliver: (batch: LogBatch) => Promise<void>): Pump {
+    return new Pump({
+      fetch: (places) => fetchRecords(this.#pool, places),
+      limit: FETCH_LIMIT,
+      deliver,
+      log: this.#log,
+    });
+  }
+
+  /** Connects the pump to the bell until it is stopped; `ending` runs first. */
+  #reading(pump: Pump, ending: () => Promise<void>): Reading {
+    const silence = this.#doorbell.on(LOG_CHANNEL, (payload) => pump.ring(parsePartitions(payload)));
+    let stopped: Promise<void> | undefined;
+    const stop = async () => {
+      await ending();
+      silence();
+      await pump.close();
+      this.#readings.delete(reading);
+    };
+    const reading: Reading = {
+      stop: () => {
+        stopped ??= stop();
+        return stopped;
+      },
+    };
+    this.#readings.add(reading);
+    return reading;
+  }
+
+  async #checkHeld(group: string, partition: number, position: Position): Promise<void> {
+    if (position === '') return;
+    const trimmed = await trimmedUpTo(this.#pool, partition);
+    if (position < trimmed) {
+      this.#log.error(
+        { group, partition, position, trimmed },
+        'the group was away for longer than records are kept',
+      );
+    }
+  }
+
+  /** Tries until it succeeds, or the reader is closed. */
+  async #insist<T>(work: () => Promise<T>): Promise<T> {
+    const backoff = new Backoff(100, 2_000);
+    for (;;) {
+      try {
+        return await work();
+      } catch (error) {
+        if (this.#closed.signal.aborted) throw error;
+        this.#log.warn({ err: error }, `cannot read the log: ${messageOf(error)}`);
+        await backoff.pause(this.#closed.signal);
+      }
+    }
+  }
+}
+
+function isBehind(extent: Extent): boolean {
+  return extent.from < extent.end;
+}
+
+/** The partitions in a bell's payload; undefined: any. */
+function parsePartitions(payload: string | undefined): number[] | undefined {
+  return payload === undefined || payload === '' ? undefined : payload.split(',').map(Number);
+}

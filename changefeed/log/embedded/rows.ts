@@ -1,0 +1,88 @@
+import type pg from 'pg';
+import type { LogRecord, Position } from '../../types.ts';
+
+/** Records of one partition that one query brings at most. */
+export const FETCH_LIMIT = 250;
+
+interface Row {
+  partition: number;
+  position: string;
+  partition_key: string;
+  xid: string;
+  idx: number;
+  cnt: number;
+  time: string;
+  body: string;
+}
+
+/** Where to read on: behind `position` in `partition`. */
+export interface Place {
+  readonly partition: number;
+  readonly position: Position;
+}
+
+/** Up to FETCH_LIMIT records behind each place, by partition, in order. A partition without any is absent. */
+export async function fetchRecords(
+  pool: pg.Pool,
+  places: readonly Place[],
+): Promise<Map<number, LogRecord[]>> {
+  const { rows } = await pool.query<Row>({
+    name: 'conger-log-fetch',
+    text: `SELECT l.*
+             FROM unnest($1::int[], $2::text[]) AS place(partition, position)
+            CROSS JOIN LATERAL (
+              SELECT partition, position, partition_key, xid, idx, cnt, time, body
+                FROM conger_log
+               WHERE partition = place.partition AND position > place.position COLLATE "C"
+               ORDER BY position LIMIT ${FETCH_LIMIT}
+            ) AS l
+            ORDER BY l.partition, l.position`,
+    values: [places.map((place) => place.partition), places.map((place) => place.position)],
+  });
+  const found = new Map<number, LogRecord[]>();
+  for (const row of rows) {
+    const records = found.get(row.partition) ?? [];
+    found.set(row.partition, records);
+    records.push({
+      position: row.position,
+      partition: row.partition,
+      partitionKey: row.partition_key,
+      xid: row.xid,
+      index: row.idx,
+      count: row.cnt,
+      time: Number(row.time),
+      body: Buffer.from(row.body, 'utf8'),
+    });
+  }
+  return found;
+}
+
+/** One partition as a reader of its last records finds it; '' where there is none. */
+export interface Extent {
+  readonly partition: number;
+  /** Of the record before the last `tail` ones. */
+  readonly from: Position;
+  /** Of the last record. */
+  readonly end: Position;
+}
+
+export async function readExtents(pool: pg.Pool, partitions: number, tail: number): Promise<Extent[]> {
+  const { rows } = await pool.query<{ partition: number; from: string | null; end: string | null }>(
+    `SELECT p.partition,
+            (SELECT position FROM conger_log l WHERE l.partition = p.partition
+              ORDER BY position DESC OFFSET $2 LIMIT 1) AS "from",
+            (SELECT max(position) FROM conger_log l WHERE l.partition = p.partition) AS "end"
+       FROM generate_series(0, $1::int - 1) AS p(partition)`,
+    [partitions, tail],
+  );
+  return rows.map((row) => ({ partition: row.partition, from: row.from ?? '', end: row.end ?? '' }));
+}
+
+/** The last position that was trimmed away from the partition, '' where none was. */
+export async function trimmedUpTo(pool: pg.Pool, partition: number): Promise<Position> {
+  const { rows } = await pool.query<{ position: string }>(
+    'SELECT position FROM conger_log_trimmed WHERE partition = $1',
+    [partition],
+  );
+  return rows[0]?.position ?? '';
+}

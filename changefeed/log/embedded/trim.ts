@@ -1,0 +1,54 @@
+import type { Logger } from '../../../runtime/log.ts';
+import { connect, disconnect } from '../../postgres.ts';
+
+export interface TrimOptions {
+  readonly postgres: string;
+  readonly partitions: number;
+  /** Records before this number go, */
+  readonly fromSeq: bigint;
+  /** and those that were committed before this time, in milliseconds since 1970. */
+  readonly fromTime: number;
+  readonly log: Logger;
+}
+
+/** Records of one partition that one statement looks at. */
+const STEP = 2_000;
+
+/**
+ * Deletes old records, oldest first, in steps of bounded size. The last record of a partition always stays: it says
+ * where the partition ends. How far a partition was trimmed is written down with the deletion.
+ */
+export async function trim(options: TrimOptions): Promise<number> {
+  const client = await connect({ postgres: options.postgres, name: 'conger log trim', log: options.log });
+  let total = 0;
+  try {
+    for (let partition = 0; partition < options.partitions; partition++) {
+      for (;;) {
+        const { rows } = await client.query<{ gone: number }>(
+          `WITH oldest AS (
+             SELECT position, seq, time FROM conger_log WHERE partition = $1 ORDER BY position LIMIT ${STEP}
+           ), gone AS (
+             DELETE FROM conger_log
+              WHERE partition = $1
+                AND position IN (SELECT position FROM oldest WHERE seq < $2 OR time < $3)
+                AND position < (SELECT max(position) FROM conger_log WHERE partition = $1)
+              RETURNING position
+           ), noted AS (
+             INSERT INTO conger_log_trimmed AS t (partition, position)
+             SELECT $1, max(position) FROM gone HAVING count(*) > 0
+             ON CONFLICT (partition) DO UPDATE SET position = greatest(t.position, excluded.position)
+           )
+           SELECT count(*)::int AS gone FROM gone`,
+          [partition, options.fromSeq.toString(), options.fromTime],
+        );
+        const gone = rows[0]?.gone ?? 0;
+        total += gone;
+        if (gone < STEP) break;
+      }
+    }
+  } finally {
+    await disconnect(client);
+  }
+  if (total > 0) options.log.debug({ records: total }, 'trimmed the log');
+  return total;
+}

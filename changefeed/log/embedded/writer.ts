@@ -1,0 +1,119 @@
+import type pg from 'pg';
+import { messageOf } from '../../../runtime/errors.ts';
+import type { Logger } from '../../../runtime/log.ts';
+import { connect, disconnect } from '../../postgres.ts';
+import type { LogRecord, LogWriter, Position } from '../../types.ts';
+import { COPY_COLUMNS, CopyStatement, encodeCopy } from './copy.ts';
+import { ensureLog, LOG_CHANNEL } from './schema.ts';
+import { trim } from './trim.ts';
+
+export interface EmbeddedWriterOptions {
+  readonly postgres: string;
+  readonly partitions: number;
+  /** A record is kept for this long (by its commit time), */
+  readonly retainMs: number;
+  /** or until this many newer ones are there, over all partitions. The last one of a partition always stays. */
+  readonly retainRecords: number;
+  readonly log: Logger;
+}
+
+/** By this name a writer finds its predecessors. */
+const WRITER_NAME = 'conger log writer';
+/** How long a predecessor's backend may take to end. */
+const TERMINATION_MS = 5_000;
+
+/** Appended records after which old ones are looked for. */
+const TRIM_EVERY = 5_000;
+
+/**
+ * Appends to the table. Each append is one transaction that first holds the writer's generation still (FOR SHARE): a
+ * writer that was taken over appends nothing more, and when `open` returns, an append that its predecessor had in flight
+ * is either done or will never be. So the tails that `open` answers are final, and rows become visible in the order of their positions.
+ */
+export class EmbeddedWriter implements LogWriter {
+  readonly #options: EmbeddedWriterOptions;
+  #client: pg.Client | undefined;
+  #generation = 0n;
+  #nextSeq = 0n;
+  #sinceTrim = TRIM_EVERY;
+  #trimming: Promise<unknown> | undefined;
+
+  constructor(options: EmbeddedWriterOptions) {
+    this.#options = options;
+  }
+
+  async open(): Promise<readonly Position[]> {
+    await disconnect(this.#client);
+    const client = await connect({
+      postgres: this.#options.postgres,
+      name: WRITER_NAME,
+      log: this.#options.log,
+    });
+    this.#client = client;
+    await ensureLog(client, this.#options.partitions);
+    // The doorbell is only as good as the row it announces is durable.
+    await client.query('SET synchronous_commit = on');
+    // A predecessor that stopped in the middle of an append would hold the generation for good.
+    await client.query(
+      `SELECT pg_terminate_backend(pid, ${TERMINATION_MS}) FROM pg_stat_activity
+        WHERE application_name = $1 AND datname = current_database() AND pid <> pg_backend_pid()`,
+      [WRITER_NAME],
+    );
+    const taken = await client.query<{ generation: string }>(
+      'UPDATE conger_log_writer SET generation = generation + 1 RETURNING generation',
+    );
+    this.#generation = BigInt(taken.rows[0]?.generation ?? 0);
+    const { rows } = await client.query<{ position: string | null; seq: string | null }>(
+      `SELECT last.position, last.seq
+         FROM generate_series(0, $1::int - 1) AS p(partition)
+         LEFT JOIN LATERAL (
+           SELECT position, seq FROM conger_log l WHERE l.partition = p.partition ORDER BY position DESC LIMIT 1
+         ) AS last ON true
+        ORDER BY p.partition`,
+      [this.#options.partitions],
+    );
+    this.#nextSeq =
+      rows.reduce((most, row) => (BigInt(row.seq ?? 0) > most ? BigInt(row.seq ?? 0) : most), 0n) + 1n;
+    return rows.map((row) => row.position ?? '');
+  }
+
+  async append(records: readonly LogRecord[]): Promise<void> {
+    if (records.length === 0) return;
+    const client = this.#client;
+    if (client === undefined) throw new Error('the log is not open');
+    const touched = [...new Set(records.map((record) => record.partition))];
+    const statement = new CopyStatement(
+      `SELECT conger_log_fence(${this.#generation});
+       COPY conger_log (${COPY_COLUMNS}) FROM STDIN (FORMAT binary);
+       NOTIFY ${LOG_CHANNEL}, '${touched.join(',')}'`,
+      encodeCopy(records, this.#nextSeq),
+    );
+    client.query(statement);
+    await statement.done;
+    this.#nextSeq += BigInt(records.length);
+    this.#sinceTrim += records.length;
+    this.#trimNowAndThen();
+  }
+
+  async close(): Promise<void> {
+    await this.#trimming;
+    await disconnect(this.#client);
+    this.#client = undefined;
+  }
+
+  /** On a connection of its own, so that no append waits for it. */
+  #trimNowAndThen(): void {
+    if (this.#sinceTrim < TRIM_EVERY || this.#trimming !== undefined) return;
+    this.#sinceTrim = 0;
+    const { postgres, log, partitions, retainMs, retainRecords } = this.#options;
+    const keep = {
+      fromSeq: this.#nextSeq - BigInt(retainRecords),
+      fromTime: Date.now() - retainMs,
+    };
+    this.#trimming = trim({ postgres, log, partitions, ...keep })
+      .catch((error) => log.warn({ err: error }, `old records were not trimmed: ${messageOf(error)}`))
+      .finally(() => {
+        this.#trimming = undefined;
+      });
+  }
+}

@@ -1,0 +1,53 @@
+import pg from 'pg';
+import type { Logger } from '../runtime/log.ts';
+
+/** Silence after which TCP asks whether the other side is still there. */
+export const KEEPALIVE_MS = 5_000;
+
+export interface ConnectOptions {
+  readonly postgres: string;
+  /** Shown in pg_stat_activity. */
+  readonly name: string;
+  readonly log: Logger;
+  /** Opens a walsender bound to the URL's database instead of an ordinary backend. */
+  readonly replication?: boolean;
+}
+
+/**
+ * One connection of its own (no pool). A connection that breaks is logged here and seen by its owner as the event
+ * `end`, and as the failure of what it was doing.
+ */
+export async function connect(options: ConnectOptions): Promise<pg.Client> {
+  const config: pg.ClientConfig & { replication?: string } = {
+    connectionString: options.postgres,
+    application_name: options.name,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: KEEPALIVE_MS,
+    connectionTimeoutMillis: 10_000,
+    ...(options.replication === true ? { replication: 'database' } : {}),
+  };
+  const client = new pg.Client(config);
+  client.on('error', (error) =>
+    options.log.debug({ err: error, connection: options.name }, 'connection lost'),
+  );
+  await client.connect();
+  return client;
+}
+
+/** Resolves once the connection has ended, whoever ended it. */
+export function ended(client: pg.Client): Promise<void> {
+  return new Promise((resolve) => client.once('end', () => resolve()));
+}
+
+/** The wire under a client, which pg has and its types do not show. */
+export function connectionOf(client: pg.Client): pg.Connection {
+  return (client as unknown as { readonly connection: pg.Connection }).connection;
+}
+
+/** Closes the connection; one that is broken, or whose other side says nothing for a second, is no error. */
+export async function disconnect(client: pg.Client | undefined): Promise<void> {
+  if (client === undefined) return;
+  const impatience = setTimeout(() => connectionOf(client).stream.destroy(), 1000);
+  await client.end().catch(() => undefined);
+  clearTimeout(impatience);
+}

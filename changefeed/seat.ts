@@ -1,0 +1,141 @@
+import type pg from 'pg';
+import { messageOf } from '../runtime/errors.ts';
+import { type ConnectOptions, connect, disconnect, ended } from './postgres.ts';
+
+/**
+ * A seat is a name in PostgreSQL that one connection holds at a time, and that others can wait for.
+ *
+ * It is an empty view, held by LOCK TABLE in a transaction that does nothing else, and not an advisory lock, because
+ * who waits in `SELECT pg_advisory_lock()` keeps a snapshot for as long as it waits: vacuum would clean nothing up and
+ * CREATE INDEX CONCURRENTLY would never end. LOCK TABLE waits without a snapshot. A view and not a table, because
+ * vacuum would have to wait for the lock of a table.
+ */
+
+/** Not ACCESS EXCLUSIVE, which is written to the WAL and so would take a transaction id. */
+const HOLD = 'EXCLUSIVE';
+/** Waits for the holder, and not for those who wait as well. */
+const WATCH = 'SHARE';
+
+const LOCK_NOT_AVAILABLE = '55P03';
+
+/** One after another: connections that open seats at the same time would meet in the catalog. */
+export const SCHEMA_LOCK = 0x636f6e67;
+
+/** Makes the seat; harmless where it is there. `name` must be a plain identifier. */
+export async function ensureSeat(client: pg.Client, name: string): Promise<void> {
+  if (!/^[a-z_][a-z0-9_]{0,62}$/.test(name)) throw new RangeError(`not a name for a seat: ${name}`);
+  await client.query(`
+    DO $$ BEGIN
+      IF to_regclass('${name}') IS NULL THEN
+        PERFORM pg_advisory_xact_lock(${SCHEMA_LOCK});
+        IF to_regclass('${name}') IS NULL THEN
+          CREATE VIEW ${name} AS SELECT 1 AS seat;
+        END IF;
+      END IF;
+    END $$`);
+}
+
+/** A seat that is held for as long as `client` is connected. */
+export interface Seat {
+  readonly name: string;
+  readonly client: pg.Client;
+  /** The process id of the backend that holds it. */
+  readonly pid: number;
+  /** Resolves when the connection is gone, and the seat with it. */
+  readonly lost: Promise<void>;
+  leave(): Promise<void>;
+}
+
+/** Takes the seat, after whoever holds it. Aborting `signal` ends the wait with an error. */
+export async function takeSeat(options: ConnectOptions, name: string, signal: AbortSignal): Promise<Seat> {
+  const client = await openSession(options);
+  try {
+    await ensureSeat(client, name);
+    await lock(client, name, HOLD, signal);
+    return await seated(client, name);
+  } catch (error) {
+    await disconnect(client);
+    throw error;
+  }
+}
+
+/** Takes the first seat of `names` that is free, or answers undefined. */
+export async function takeFreeSeat(
+  options: ConnectOptions,
+  names: Iterable<string>,
+): Promise<Seat | undefined> {
+  const client = await openSession(options);
+  try {
+    for (const name of names) {
+      await ensureSeat(client, name);
+      try {
+        await client.query(`BEGIN; LOCK TABLE ${name} IN ${HOLD} MODE NOWAIT`);
+        return await seated(client, name);
+      } catch (error) {
+        if (!(error instanceof Error && 'code' in error && error.code === LOCK_NOT_AVAILABLE)) throw error;
+        await client.query('ROLLBACK');
+      }
+    }
+  } catch (error) {
+    await disconnect(client);
+    throw error;
+  }
+  await disconnect(client);
+  return undefined;
+}
+
+/** Resolves once nobody holds the seat. Aborting `signal` ends the wait with an error. */
+export async function seatIsFree(options: ConnectOptions, name: string, signal: AbortSignal): Promise<void> {
+  const client = await openSession(options);
+  try {
+    await lock(client, name, WATCH, signal);
+  } finally {
+    await disconnect(client);
+  }
+}
+
+async function lock(client: pg.Client, name: string, mode: string, signal: AbortSignal): Promise<void> {
+  // Ending the connection is the only way out of the wait that needs no second one.
+  const abort = () => void client.end().catch(() => undefined);
+  signal.throwIfAborted();
+  signal.addEventListener('abort', abort, { once: true });
+  try {
+    await client.query(`BEGIN; LOCK TABLE ${name} IN ${mode} MODE`);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+  signal.throwIfAborted();
+}
+
+async function seated(client: pg.Client, name: string): Promise<Seat> {
+  const lost = ended(client);
+  const { rows } = await client.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+  return { name, client, pid: rows[0]?.pid ?? 0, lost, leave: () => disconnect(client) };
+}
+
+/**
+ * A session that may sit in a transaction or wait for a lock for good, and whose end PostgreSQL notices: a dead
+ * process by its socket, even in mid-wait, and a dead machine by TCP's keepalives.
+ */
+async function openSession(options: ConnectOptions): Promise<pg.Client> {
+  const client = await connect(options);
+  const settings: [name: string, value: string][] = [
+    ['idle_in_transaction_session_timeout', '0'],
+    ['statement_timeout', '0'],
+    ['lock_timeout', '0'],
+    ['transaction_timeout', '0'],
+    ['tcp_keepalives_idle', '3'],
+    ['tcp_keepalives_interval', '1'],
+    ['tcp_keepalives_count', '3'],
+    ['client_connection_check_interval', '1000'],
+  ];
+  for (const [name, value] of settings) {
+    try {
+      await client.query(`SET ${name} = ${value}`);
+    } catch (error) {
+      // An older PostgreSQL or another platform does not know all of them.
+      options.log.debug({ setting: name }, `session setting refused: ${messageOf(error)}`);
+    }
+  }
+  return client;
+}

@@ -1,0 +1,76 @@
+import type { BatchOp, BatchResult, Found, Kv, KvObject, WriteOptions } from '../../kvstore/types.ts';
+import { CongerError } from '../../runtime/errors.ts';
+
+/**
+ * A KV tier in memory, for tests of races: objects, etags and batches that happen whole or not at all. `before` runs
+ * ahead of every batch, `after` behind it, and may throw as a broken connection would.
+ */
+export class TestKv implements Kv {
+  readonly objects = new Map<string, KvObject<unknown>>();
+  batches = 0;
+  before: (() => Promise<void>) | undefined;
+  after: (() => void) | undefined;
+  #id = 0;
+
+  async ensureBucket(): Promise<void> {}
+
+  async get<V>(bucket: string, key: string): Promise<KvObject<V>> {
+    const found = await this.tryGet<V>(bucket, key);
+    if (found === undefined) throw new CongerError('ObjectNotFoundError', `${bucket}/${key}`);
+    return found;
+  }
+
+  async tryGet<V>(bucket: string, key: string): Promise<KvObject<V> | undefined> {
+    return this.objects.get(`${bucket}/${key}`) as KvObject<V> | undefined;
+  }
+
+  async put(
+    bucket: string,
+    key: string,
+    value: unknown,
+    options: WriteOptions = {},
+  ): Promise<{ etag: string }> {
+    const op: BatchOp = { operation: 'put', bucket, key, value, ...options };
+    this.#check(op);
+    return { etag: this.#apply(op) ?? '' };
+  }
+
+  async del(bucket: string, key: string): Promise<void> {
+    this.objects.delete(`${bucket}/${key}`);
+  }
+
+  async find<V>(bucket: string): Promise<Found<V>> {
+    const objects = [...this.objects.values()].filter((o) => o.bucket === bucket) as KvObject<V>[];
+    return { objects, count: objects.length, snapshot: '1:1:', lsn: '0/0' };
+  }
+
+  async batch(ops: readonly BatchOp[]): Promise<BatchResult> {
+    await this.before?.();
+    for (const op of ops) this.#check(op);
+    const etags = ops.map((op) => this.#apply(op));
+    this.batches++;
+    this.after?.();
+    return { etags };
+  }
+
+  async ping(): Promise<void> {}
+  async close(): Promise<void> {}
+
+  #check(op: BatchOp): void {
+    if (op.etag === undefined) return;
+    const now = this.objects.get(`${op.bucket}/${op.key}`)?._etag ?? null;
+    if (now !== op.etag) throw new CongerError('EtagConflictError', `${op.bucket}/${op.key}`);
+  }
+
+  #apply(op: BatchOp): string | null {
+    const { bucket, key } = op;
+    if (op.operation === 'delete') {
+      this.objects.delete(`${bucket}/${key}`);
+      return null;
+    }
+    const _etag = `e${++this.#id}`;
+    const value: unknown = JSON.parse(JSON.stringify(op.value));
+    this.objects.set(`${bucket}/${key}`, { bucket, key, value, _id: this.#id, _etag, _mtime: Date.now() });
+    return _etag;
+  }
+}
