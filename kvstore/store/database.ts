@@ -1,0 +1,186 @@
+import pg from 'pg';
+import { CongerError, messageOf } from '../../runtime/errors.ts';
+import type { Logger } from '../../runtime/log.ts';
+import { overloaded } from './errors.ts';
+import { schemaName } from './identifiers.ts';
+
+/** Calls that may wait for a connection before further ones are turned away. */
+const maxWaiting = 4096;
+const statementTimeoutMs = 60_000;
+
+/**
+ * Two sets of connections to PostgreSQL.
+ *
+ * `writers` carry the statements of write-statement.ts, which look rows up by key: their plan is made once, and made
+ * so that it stays right as a bucket grows from nothing (no sequential scan, no nested loop over the input).
+ * `readers` carry everything else.
+ */
+export interface Database {
+  readonly writers: pg.Pool;
+  readonly readers: pg.Pool;
+  close(): Promise<void>;
+}
+
+const sqlState = /^[0-9A-Z]{5}$/;
+const lostStates = new Set(['57P01', '57P02', '57P03', '25006']);
+const lostErrnos = new Set(['ECONNRESET', 'ECONNREFUSED', 'EPIPE', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENOTFOUND']);
+const lostMessages = /^Connection terminated|not queryable|connection.*closed/i;
+
+/** The SQLSTATE of an error that PostgreSQL answered. */
+export function stateOf(error: unknown): string | undefined {
+  if (!(error instanceof pg.DatabaseError)) return undefined;
+  return error.code !== undefined && sqlState.test(error.code) ? error.code : undefined;
+}
+
+/** Whether the connection broke, or leads to a server that takes no writes: it is of no more use. */
+export function isConnectionLoss(error: unknown): boolean {
+  const state = stateOf(error);
+  if (state !== undefined) return lostStates.has(state) || state.startsWith('08');
+  if (!(error instanceof Error) || error instanceof CongerError) return false;
+  const code = 'code' in error ? String(error.code) : '';
+  return lostErrnos.has(code) || lostMessages.test(error.message);
+}
+
+/** Connections whose last commit PostgreSQL stopped waiting for its standby for: it may not be durable. */
+const doubtful = new WeakSet<object>();
+
+function openPool(url: string, max: number, options: readonly string[], log: Logger): pg.Pool {
+  const pool = new pg.Pool({
+    connectionString: url,
+    max,
+    keepAlive: true,
+    idleTimeoutMillis: 0,
+    connectionTimeoutMillis: 10_000,
+    statement_timeout: statementTimeoutMs,
+    application_name: 'conger-kvstore',
+    options: [`search_path=${schemaName},public`, ...options].map((o) => `-c ${o}`).join(' '),
+  });
+  pool.on('error', (error) => log.warn({ err: error }, 'an idle connection to PostgreSQL broke'));
+  pool.on('connect', (client) => {
+    client.on('error', (error: Error) => log.debug({ err: error }, 'a connection to PostgreSQL broke'));
+    client.on('notice', (notice) => {
+      if (notice.code === '57014' || notice.code === '57P01') doubtful.add(client);
+    });
+  });
+  return pool;
+}
+
+export function openDatabase(url: string, poolSize: number, log: Logger): Database {
+  const writers = Math.max(2, Math.ceil(poolSize / 2));
+  const readers = Math.max(2, poolSize - writers);
+  const database = {
+    writers: openPool(
+      url,
+      writers,
+      ['plan_cache_mode=force_generic_plan', 'enable_seqscan=off', 'enable_nestloop=off'],
+      log,
+    ),
+    readers: openPool(url, readers, [], log),
+  };
+  return {
+    ...database,
+    close: async () => {
+      await Promise.all([database.writers.end(), database.readers.end()]);
+    },
+  };
+}
+
+function unreachable(error: unknown): CongerError {
+  return new CongerError('NoDatabasePeersError', 'no PostgreSQL server takes connections', {
+    context: { name: error instanceof Error ? error.name : 'Error', message: messageOf(error) },
+    cause: error,
+  });
+}
+
+function unknownOutcome(error: unknown): CongerError {
+  return new CongerError(
+    'UnknownOutcomeError',
+    'the connection to PostgreSQL broke in mid-write: it may or may not have happened',
+    { cause: error },
+  );
+}
+
+/**
+ * Lends a connection to `work`, and throws it away if it breaks meanwhile.
+ * @throws NoDatabasePeersError where there is none to lend; OverloadedError where too many wait for one
+ */
+export async function withClient<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+  if (pool.waitingCount >= maxWaiting) throw overloaded(pool.waitingCount);
+  const client = await pool.connect().catch((error: unknown) => {
+    if (pool.totalCount > 0 && messageOf(error).startsWith('timeout exceeded')) {
+      throw overloaded(pool.waitingCount);
+    }
+    throw unreachable(error);
+  });
+  let broken = true;
+  try {
+    const result = await work(client);
+    broken = false;
+    return result;
+  } catch (error) {
+    const cause = error instanceof CongerError ? error.cause : error;
+    broken = isConnectionLoss(cause) || doubtful.has(client);
+    throw error;
+  } finally {
+    client.release(broken);
+  }
+}
+
+/** Reads: a connection that breaks is a NoDatabasePeersError, and the read may be made again. */
+export async function reading<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+  return withClient(pool, async (client) => {
+    try {
+      return await work(client);
+    } catch (error) {
+      throw isConnectionLoss(error) ? unreachable(error) : error;
+    }
+  });
+}
+
+/** Passes on what `commit` answers, once it is certain that it is durable. */
+async function certain<T>(client: pg.PoolClient, commit: Promise<T>): Promise<T> {
+  let result: T;
+  try {
+    result = await commit;
+  } catch (error) {
+    if (stateOf(error) === '25006') throw unreachable(error);
+    throw isConnectionLoss(error) ? unknownOutcome(error) : error;
+  }
+  if (doubtful.has(client)) throw unknownOutcome(new Error('the standby has not confirmed the commit'));
+  return result;
+}
+
+/**
+ * Runs one statement as a transaction of its own.
+ * @throws UnknownOutcomeError where the connection broke before its answer came
+ */
+export async function committing<T>(
+  pool: pg.Pool,
+  statement: (client: pg.PoolClient) => Promise<T>,
+): Promise<T> {
+  return withClient(pool, (client) => certain(client, statement(client)));
+}
+
+/**
+ * Runs `work` in a transaction: commits where it resolves, rolls back where it rejects.
+ * @throws NoDatabasePeersError where the connection broke before the commit was sent; UnknownOutcomeError after it
+ */
+export async function transaction<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+  return withClient(pool, async (client) => {
+    let result: T;
+    try {
+      await client.query('BEGIN');
+      result = await work(client);
+    } catch (error) {
+      if (isConnectionLoss(error)) throw unreachable(error);
+      await client.query('ROLLBACK').catch((lost: unknown) => {
+        throw unreachable(lost);
+      });
+      throw error;
+    }
+    const end = await certain(client, client.query('COMMIT'));
+    if (end.command !== 'COMMIT')
+      throw new Error('a transaction was rolled back where it was to be committed');
+    return result;
+  });
+}

@@ -1,0 +1,51 @@
+import type { Logger } from '../../runtime/log.ts';
+import type { RpcTable } from '../rpc.ts';
+import { bucketRpcs } from './bucket-rpcs.ts';
+import { openDatabase } from './database.ts';
+import { GroupCommit } from './group-commit.ts';
+import { metaRpcs, ping } from './meta-rpcs.ts';
+import { objectRpcs } from './object-rpcs.ts';
+import { Registry } from './registry.ts';
+import { initialiseSchema } from './schema.ts';
+import type { Store } from './store.ts';
+
+export interface StoreOptions {
+  /** URL of PostgreSQL. */
+  readonly url: string;
+  /** Connections to keep to it; half of them for writes. */
+  readonly poolSize: number;
+  readonly log: Logger;
+  /** Whether Moray's `sql` call is answered. */
+  readonly sql: boolean;
+}
+
+export interface OpenStore {
+  /** Every call that the store answers, by Moray's name of it. */
+  readonly rpcs: RpcTable;
+  /** @throws NoDatabasePeersError where PostgreSQL does not answer */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/**
+ * Opens Moray's store on a PostgreSQL, and makes its registry of buckets where it is missing. Any number of servers
+ * may do so on one PostgreSQL.
+ * @throws NoDatabasePeersError
+ */
+export async function createStore({ url, poolSize, log, sql }: StoreOptions): Promise<OpenStore> {
+  const database = openDatabase(url, poolSize, log);
+  try {
+    await initialiseSchema(database.readers);
+  } catch (error) {
+    await database.close();
+    throw error;
+  }
+  const registry = new Registry(database.readers);
+  const maxGroups = Math.max(2, database.writers.options.max - 1);
+  const store: Store = { database, registry, group: new GroupCommit(database, registry, maxGroups), log };
+  return {
+    rpcs: { ...bucketRpcs(store), ...objectRpcs(store), ...metaRpcs(store, sql) },
+    ping: () => ping(store),
+    close: () => database.close(),
+  };
+}

@@ -1,0 +1,68 @@
+import type { RpcTable } from '../rpc.ts';
+import { parseArguments } from './arguments.ts';
+import { reading } from './database.ts';
+import { objectNotFound } from './errors.ts';
+import { withBucket } from './retry.ts';
+import { type ObjectRow, objectColumns, objectOf } from './rows.ts';
+import { queryError } from './sql-errors.ts';
+import { deleteCheck, originOf, putCheck, type Store } from './store.ts';
+import { encodeDelete, encodePut } from './write.ts';
+
+const handledByGet = ['noBucketCache', 'noCache', 'req_id', 'requireOnlineReindexing', 'timeout'];
+
+/** putObject, getObject, delObject. */
+export function objectRpcs(store: Store): RpcTable {
+  const { database, registry, group } = store;
+  return {
+    async putObject({ args, send }) {
+      const [name, key, value, options] = parseArguments('putObject', args, [
+        ['bucket', 'string'],
+        ['key', 'string'],
+        ['value', 'object'],
+        ['options', 'options'],
+      ]);
+      const bucket = await registry.get(name);
+      const check = putCheck(options.etag);
+      const origin = originOf(options);
+      const write = await group.submit(bucket, (b) => encodePut(b, key, value, check, origin));
+      await send([{ etag: write.etag }]);
+    },
+
+    async delObject({ args, send }) {
+      const [name, key, options] = parseArguments('delObject', args, [
+        ['bucket', 'string'],
+        ['key', 'string'],
+        ['options', 'options'],
+      ]);
+      const bucket = await registry.get(name);
+      const check = deleteCheck(options.etag || options._etag);
+      const origin = originOf(options);
+      await group.submit(bucket, (b) => encodeDelete(b, key, check, origin));
+      await send([{}]);
+    },
+
+    async getObject({ args, send }) {
+      const [name, key, options] = parseArguments('getObject', args, [
+        ['bucket', 'string'],
+        ['key', 'string'],
+        ['options', 'options'],
+      ]);
+      const found = await withBucket(registry, name, options.noBucketCache === true, (bucket) =>
+        reading(database.readers, async (client) => {
+          const { rows } = await client.query<ObjectRow>({
+            name: `get.${bucket.generation}`,
+            text: `SELECT ${objectColumns} FROM ${bucket.table} WHERE _key = $1`,
+            values: [key],
+            rowMode: 'array',
+          });
+          return rows[0];
+        }),
+      ).catch((error: unknown) => {
+        throw queryError(error);
+      });
+      if (options.internalOpts?.sendHandledOptions) await send([{ _handledOptions: handledByGet }]);
+      if (found === undefined) throw objectNotFound(name, key);
+      await send([objectOf(name, found, null)]);
+    },
+  };
+}

@@ -1,0 +1,39 @@
+/** The columns that make up an object, in the order in which rows come. */
+export const objectColumns = '_key, _value, _etag, _id, _mtime, _txn_snap';
+
+/** bigints come as text. */
+export type ObjectRow = [
+  key: string,
+  value: string,
+  etag: string,
+  id: string,
+  mtime: string,
+  txnSnap: number | null,
+];
+
+/** An object as it goes to clients. */
+export interface StoredObject {
+  readonly bucket: string;
+  readonly key: string;
+  readonly value: Record<string, unknown>;
+  readonly _id: number;
+  readonly _etag: string;
+  readonly _mtime: number;
+  readonly _txn_snap: number | null;
+  /** How many objects match the whole query; null where it was not counted. */
+  readonly _count: number | null;
+}
+
+export function objectOf(bucket: string, row: ObjectRow, count: number | null): StoredObject {
+  const [key, value, etag, id, mtime, txnSnap] = row;
+  return {
+    bucket,
+    key,
+    value: JSON.parse(value) as Record<string, unknown>,
+    _id: Number(id),
+    _etag: etag,
+    _mtime: Number(mtime),
+    _txn_snap: txnSnap,
+    _count: count,
+  };
+}

@@ -1,0 +1,29 @@
+import type pg from 'pg';
+import { transaction } from './database.ts';
+import { registryTable, schemaName } from './identifiers.ts';
+
+/** Taken while the registry is made, so that servers that start together do not trip over each other. */
+const initialiseLock = 7_023_110_451;
+
+/**
+ * Makes the registry of buckets where it is missing. `generation` is unique over all buckets and all their updates:
+ * statements name the one that they were made for, and do nothing on any other.
+ */
+export async function initialiseSchema(pool: pg.Pool): Promise<void> {
+  await transaction(pool, async (client) => {
+    await client.query('SELECT pg_advisory_xact_lock($1)', [initialiseLock]);
+    await client.query(`CREATE SCHEMA IF NOT EXISTS ${schemaName}`);
+    await client.query(`CREATE SEQUENCE IF NOT EXISTS ${schemaName}."bucket.generation"`);
+    await client.query(`
+      CREATE TABLE IF NOT EXISTS ${registryTable} (
+        name text COLLATE "C" PRIMARY KEY,
+        index text NOT NULL,
+        pre text NOT NULL,
+        post text NOT NULL,
+        options text NOT NULL,
+        mtime timestamptz NOT NULL DEFAULT now(),
+        reindex_active text,
+        generation bigint NOT NULL DEFAULT nextval('${schemaName}."bucket.generation"')
+      )`);
+  });
+}

@@ -1,0 +1,87 @@
+import type pg from 'pg';
+import { CongerError, messageOf } from '../../runtime/errors.ts';
+import type { Bucket } from './bucket.ts';
+import { stateOf } from './database.ts';
+import { etagConflict, invalidIndexType, objectNotFound, uniqueAttribute } from './errors.ts';
+import { partOf } from './identifiers.ts';
+import type { Write } from './write.ts';
+import type { Outcome } from './write-statement.ts';
+
+/** The constraint that keeps a bucket's keys unique. */
+export function keyConstraint(bucket: string): string {
+  return partOf(bucket, 'key');
+}
+
+function databaseError(error: unknown): pg.DatabaseError | undefined {
+  return stateOf(error) === undefined ? undefined : (error as pg.DatabaseError);
+}
+
+/** Whether the error says that another transaction has just inserted an object of the same key. */
+export function isKeyRace(error: unknown, bucket: string): boolean {
+  const answer = databaseError(error);
+  return answer?.code === '23505' && answer.constraint === keyConstraint(bucket);
+}
+
+/** The error of an index that is to be unique from now on, where there are equal values already. */
+export function uniqueError(error: unknown): CongerError | undefined {
+  const answer = databaseError(error);
+  const [, name, value] = /\((.*)\)=\((.*)\) is duplicated/s.exec(answer?.detail ?? '') ?? [];
+  return name === undefined ? undefined : uniqueAttribute(unquoted(name), value ?? '', {}, error);
+}
+
+function unquoted(name: string): string {
+  return name.replace(/^"(.*)"$/, '$1');
+}
+
+/** What a client is to see of an error that PostgreSQL answered to a write of `key`. */
+export function writeError(error: unknown, bucket: Bucket, key: string): unknown {
+  const answer = databaseError(error);
+  if (answer === undefined) return error;
+  if (answer.code === '23505') {
+    const column = bucket.columns.find((c) => partOf(bucket.name, c.field) === answer.constraint);
+    const [, name, value] = /\((.*)\)=\((.*)\)/s.exec(answer.detail ?? '') ?? [];
+    return uniqueAttribute(
+      column?.field ?? unquoted(name ?? ''),
+      value ?? '',
+      { bucket: bucket.name, key },
+      error,
+    );
+  }
+  if (/^(22|54)/.test(answer.code ?? '')) {
+    const column = bucket.columns.find((c) => answer.message.includes(c.info.pg));
+    return invalidIndexType(column?.field ?? '', column?.type ?? 'unknown', error);
+  }
+  return queryError(error);
+}
+
+/** What a client is to see of a write that was not made. */
+export function outcomeError(bucket: string, write: Write, outcome: Outcome | undefined): CongerError {
+  if (outcome?.kind === 'missing') return objectNotFound(bucket, write.key);
+  if (outcome?.kind === 'conflict') {
+    const expected = write.check.kind === 'etag' ? write.check.etag : null;
+    return etagConflict(bucket, write.key, expected, outcome.actual);
+  }
+  return new CongerError('InternalError', `a write to ${bucket}::${write.key} has no outcome`);
+}
+
+/** What a client is to see of any other error that PostgreSQL answered. */
+export function queryError(error: unknown): unknown {
+  const answer = databaseError(error);
+  if (answer === undefined) return error;
+  switch (answer.code) {
+    case '57014':
+      return new CongerError('QueryTimeoutError', `query timeout: ${answer.message}`, { cause: error });
+    case '53100':
+    case '53200':
+    case '53300':
+      return new CongerError('OverloadedError', `PostgreSQL is short of resources: ${answer.message}`, {
+        context: { retryAfterMs: 1000 },
+        cause: error,
+      });
+    default:
+      return new CongerError('InternalError', messageOf(error), {
+        context: { sqlstate: answer.code },
+        cause: error,
+      });
+  }
+}

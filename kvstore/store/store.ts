@@ -1,0 +1,29 @@
+import type { Logger } from '../../runtime/log.ts';
+import type { CallOptions } from './arguments.ts';
+import type { Database } from './database.ts';
+import type { GroupCommit } from './group-commit.ts';
+import type { Registry } from './registry.ts';
+import { anyObject, type Check, type Origin } from './write.ts';
+
+/** What the calls share. */
+export interface Store {
+  readonly database: Database;
+  readonly registry: Registry;
+  readonly group: GroupCommit;
+  readonly log: Logger;
+}
+
+export function originOf(options: CallOptions): Origin {
+  return { requestId: options.req_id ?? null, traceparent: options.traceparent ?? null };
+}
+
+/** A put's check: no etag, any object; null, there must be none; else the object must have this one. */
+export function putCheck(etag: string | null | undefined): Check {
+  if (etag === undefined) return anyObject;
+  return etag === null ? { kind: 'none' } : { kind: 'etag', etag };
+}
+
+/** A delete's check: only an etag that says something counts. */
+export function deleteCheck(etag: string | null | undefined): Check {
+  return etag ? { kind: 'etag', etag } : anyObject;
+}

@@ -1,0 +1,141 @@
+import type pg from 'pg';
+import type { Bucket } from './bucket.ts';
+import { quote, registryTable } from './identifiers.ts';
+import type { Write } from './write.ts';
+
+/**
+ * The one statement that every put and delete goes through: any number of them, of distinct keys of one bucket.
+ *
+ * It locks the rows that exist, in the order of their keys, and sees each as it was last committed, which may be
+ * later than the statement's own snapshot; so what it checks is what it then overwrites. An object that another
+ * transaction inserts after the snapshot is not seen: the insert then does nothing, and the row's outcome is `race`.
+ * Of the rows that were really written, and no others, it emits the changes. For a bucket of another generation than
+ * the statement was made for it does nothing at all: the registry's row cannot change while the statement runs,
+ * since whoever changes a bucket locks its table first.
+ */
+
+export type Outcome =
+  | { readonly kind: 'written' }
+  /** The object is not as the write's check wants it. */
+  | { readonly kind: 'conflict'; readonly actual: string | null }
+  /** There is nothing to delete. */
+  | { readonly kind: 'missing' }
+  /** Not inserted: the key, or a unique value, has just been inserted by another, or is in the same statement. */
+  | { readonly kind: 'race' };
+
+interface Statement {
+  readonly name: string;
+  readonly text: string;
+}
+
+const fixed = ['k', 'kind', 'want', 'v', 'etag', 'partition', 'head', 'vnode'];
+
+function compose(bucket: Bucket, strict: boolean): Statement {
+  const columns = bucket.columns.map((c, i) => ({ name: quote(c.field), value: `ok.c${i}::${c.info.pg}` }));
+  const aliases = [...fixed, ...columns.map((_, i) => `c${i}`)];
+  const parameters = aliases.map((_, i) => `$${i + 4}::text[]`);
+  const keys = '$4::text[]';
+  const puts: [string, string][] = [
+    ['_value', 'ok.v'],
+    ['_etag', 'ok.etag'],
+    ['_mtime', '$3::bigint'],
+    ['_vnode', 'ok.vnode::bigint'],
+    ['_rver', String(bucket.version)],
+    ['_pkey', 'ok.partition'],
+    ...columns.map((c): [string, string] => [c.name, c.value]),
+  ];
+  const change = `pg_logical_emit_message(true,
+      'conger/' || CASE WHEN ok.v IS NULL THEN ok.old_partition ELSE ok.partition END,
+      ok.head || coalesce(ok.v, 'null') || ',"previous":' || coalesce(ok.old, 'null') || '}')`;
+  const text = `
+    WITH input AS MATERIALIZED (
+      SELECT i.* FROM unnest(${parameters.join(', ')}) WITH ORDINALITY AS i(${aliases.join(', ')}, n)
+      WHERE EXISTS (SELECT FROM ${registryTable} WHERE name = $1 AND generation = $2::bigint)
+    ), cur AS MATERIALIZED (
+      SELECT _key, _etag, _value, _pkey FROM ${bucket.table}
+      WHERE _key = ANY (${keys}) ORDER BY _key FOR UPDATE
+    ), ok AS MATERIALIZED (
+      SELECT i.*, c._key IS NOT NULL AS found, c._etag AS actual, c._value AS old, c._pkey AS old_partition,
+        CASE i.kind WHEN 'any' THEN true WHEN 'none' THEN c._key IS NULL ELSE c._etag IS NOT DISTINCT FROM i.want END
+          AS allowed
+      FROM input i LEFT JOIN cur c ON c._key = i.k
+    ), upd AS (
+      UPDATE ${bucket.table} t SET ${puts.map(([name, value]) => `${name} = ${value}`).join(', ')}
+      FROM ok WHERE t._key = ANY (${keys}) AND t._key = ok.k AND ok.found AND ok.allowed AND ok.v IS NOT NULL
+      RETURNING t._key
+    ), ins AS (
+      INSERT INTO ${bucket.table} (_key, ${puts.map(([name]) => name).join(', ')})
+      SELECT ok.k, ${puts.map(([, value]) => value).join(', ')}
+      FROM ok WHERE NOT ok.found AND ok.allowed AND ok.v IS NOT NULL ORDER BY ok.k COLLATE "C"
+      ${strict ? '' : 'ON CONFLICT DO NOTHING'}
+      RETURNING _key
+    ), del AS (
+      DELETE FROM ${bucket.table} t USING ok
+      WHERE t._key = ANY (${keys}) AND t._key = ok.k AND ok.found AND ok.allowed AND ok.v IS NULL
+      RETURNING t._key
+    ), done AS (
+      SELECT _key FROM upd UNION ALL SELECT _key FROM ins UNION ALL SELECT _key FROM del
+    )
+    SELECT ok.n::integer,
+      CASE WHEN done._key IS NOT NULL THEN 'written' WHEN ok.v IS NULL AND NOT ok.found THEN 'missing'
+        WHEN NOT ok.allowed THEN 'conflict' ELSE 'race' END,
+      ok.actual${bucket.feed ? `, CASE WHEN done._key IS NOT NULL THEN ${change} END` : ''}
+    FROM ok LEFT JOIN done ON done._key = ok.k ORDER BY ok.n`;
+  return { name: `write${strict ? '1' : ''}.${bucket.generation}`, text };
+}
+
+const composed = new WeakMap<Bucket, Map<boolean, Statement>>();
+
+function statementFor(bucket: Bucket, strict: boolean): Statement {
+  let both = composed.get(bucket);
+  if (both === undefined) {
+    both = new Map();
+    composed.set(bucket, both);
+  }
+  let statement = both.get(strict);
+  if (statement === undefined) {
+    statement = compose(bucket, strict);
+    both.set(strict, statement);
+  }
+  return statement;
+}
+
+type Row = [n: number, kind: Outcome['kind'], actual: string | null];
+
+function outcomeOf([, kind, actual]: Row): Outcome {
+  return kind === 'conflict' ? { kind, actual } : { kind };
+}
+
+/**
+ * Writes `writes`, whose keys are distinct, and answers one outcome each, in order; undefined where the bucket is
+ * out of date and nothing was written. `strict`: rather than a race, PostgreSQL's own error of a unique violation.
+ */
+export async function executeWrites(
+  client: pg.PoolClient,
+  bucket: Bucket,
+  writes: readonly Write[],
+  strict: boolean,
+): Promise<readonly Outcome[] | undefined> {
+  const parameters: unknown[] = [
+    bucket.name,
+    bucket.generation,
+    Date.now(),
+    writes.map((w) => w.key),
+    writes.map((w) => w.check.kind),
+    writes.map((w) => (w.check.kind === 'etag' ? w.check.etag : null)),
+    writes.map((w) => w.text),
+    writes.map((w) => w.etag),
+    writes.map((w) => w.partition),
+    writes.map((w) => w.head),
+    writes.map((w) => w.vnode),
+    ...bucket.columns.map((_, i) => writes.map((w) => w.columns[i] ?? null)),
+  ];
+  const { rows } = await client.query<Row>({
+    ...statementFor(bucket, strict),
+    values: parameters,
+    rowMode: 'array',
+  });
+  if (rows.length === 0) return undefined;
+  if (rows.length !== writes.length) throw new Error(`${writes.length} writes had ${rows.length} outcomes`);
+  return rows.map(outcomeOf);
+}

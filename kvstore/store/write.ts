@@ -1,0 +1,128 @@
+import { CongerError } from '../../runtime/errors.ts';
+import type { Bucket } from './bucket.ts';
+import { invalidIndexType } from './errors.ts';
+import { etagOf } from './etag.ts';
+import { encodeField } from './values.ts';
+
+/** A condition on the object as it is before a write: any, none (there must be no object), or of this etag. */
+export type Check =
+  | { readonly kind: 'any' }
+  | { readonly kind: 'none' }
+  | { readonly kind: 'etag'; readonly etag: string };
+
+/** Whose doing a write is; travels in the change that it causes. */
+export interface Origin {
+  readonly requestId: string | null;
+  readonly traceparent: string | null;
+}
+
+/** One put or delete, encoded for one generation of its bucket. */
+export interface Write {
+  readonly key: string;
+  readonly check: Check;
+  /** The value's JSON; null: a delete. */
+  readonly text: string | null;
+  readonly etag: string | null;
+  /** The partition key of the change; a delete takes the stored one. */
+  readonly partition: string | null;
+  /** The change's JSON up to where the value goes. */
+  readonly head: string;
+  readonly vnode: string | null;
+  /** One text a column of the bucket, in order. */
+  readonly columns: readonly (string | null)[];
+}
+
+export const anyObject: Check = { kind: 'any' };
+
+function head(
+  bucket: Bucket,
+  key: string,
+  op: 'put' | 'delete',
+  etag: string | null,
+  origin: Origin,
+): string {
+  if (!bucket.feed) return '';
+  const { requestId, traceparent } = origin;
+  const fields = { v: 1, bucket: bucket.name, key, op, etag, request_id: requestId, traceparent };
+  return `${JSON.stringify(fields).slice(0, -1)},"value":`;
+}
+
+/** What orders the changes of an object: the bucket's partition field of its value, else its key. */
+function partitionOf(bucket: Bucket, key: string, value: Readonly<Record<string, unknown>>): string {
+  const field = bucket.partition === undefined ? undefined : value[bucket.partition];
+  if (typeof field === 'string' && field !== '') return field;
+  return typeof field === 'number' || typeof field === 'boolean' ? String(field) : key;
+}
+
+function checkKey(key: string): void {
+  if (key.includes('\0')) throw new CongerError('InvocationError', 'a key may not contain NUL');
+}
+
+/** Encodes the columns of `value`, and the value as it is to be read: indexed fields in their canonical form. */
+export function encodeColumns(
+  bucket: Bucket,
+  value: Readonly<Record<string, unknown>>,
+): { columns: (string | null)[]; value: Readonly<Record<string, unknown>> } {
+  let canonical = value;
+  const columns = bucket.columns.map(({ field, type, info }) => {
+    const given = Object.hasOwn(value, field) ? value[field] : undefined;
+    let encoded: ReturnType<typeof encodeField>;
+    try {
+      encoded = encodeField(info, given);
+    } catch (error) {
+      throw invalidIndexType(field, type, error);
+    }
+    if (encoded.text?.includes('\0')) throw invalidIndexType(field, type, new Error('it contains NUL'));
+    const differs = Array.isArray(given)
+      ? JSON.stringify(given) !== JSON.stringify(encoded.json)
+      : given !== encoded.json;
+    if (differs) canonical = { ...canonical, [field]: encoded.json };
+    return encoded.text;
+  });
+  return { columns, value: canonical };
+}
+
+/**
+ * Encodes a put. `etag` overrides the etag of the value (updateObjects gives one to all that it updates).
+ * @throws InvalidIndexTypeError
+ */
+export function encodePut(
+  bucket: Bucket,
+  key: string,
+  value: Readonly<Record<string, unknown>>,
+  check: Check,
+  origin: Origin,
+  etag?: string,
+): Write {
+  checkKey(key);
+  const encoded = encodeColumns(bucket, value);
+  const text = JSON.stringify(encoded.value);
+  const newEtag = etag ?? etagOf(text);
+  const partition = partitionOf(bucket, key, value);
+  if (partition.includes('\0'))
+    throw new CongerError('InvocationError', 'a partition key may not contain NUL');
+  return {
+    key,
+    check,
+    text,
+    etag: newEtag,
+    partition,
+    head: head(bucket, key, 'put', newEtag, origin),
+    vnode: Number.isSafeInteger(value.vnode) ? String(value.vnode) : null,
+    columns: encoded.columns,
+  };
+}
+
+export function encodeDelete(bucket: Bucket, key: string, check: Check, origin: Origin): Write {
+  checkKey(key);
+  return {
+    key,
+    check,
+    text: null,
+    etag: null,
+    partition: null,
+    head: head(bucket, key, 'delete', null, origin),
+    vnode: null,
+    columns: bucket.columns.map(() => null),
+  };
+}
