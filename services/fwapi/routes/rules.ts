@@ -67,7 +67,7 @@ export function ruleRoutes({ app, kv }: ServiceContext): void {
 
   app.put('/rules/:uuid', { schema: { params: uuidParams, body: updateSchema } }, async (request, reply) => {
     const { created_by, uuid: _uuid, ...given } = request.body;
-    const record = await retryOnConflict(async () => {
+    const record = await retryOnConflict(`rule ${request.params.uuid}`, async () => {
       const old = await readRule(kv, request.params.uuid, given.owner_uuid);
       const { global: wasGlobal, ...before } = ruleOfRecord(old.value).serialize();
       const rule = parseRule({
