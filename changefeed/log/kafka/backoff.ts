@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { messageOf } from '../../../runtime/errors.ts';
 
 const leastMs = 100;
 const mostMs = 5_000;
@@ -21,15 +22,24 @@ export class Backoff {
   }
 }
 
-/** Tries `attempt` at most `times` times. @throws Error that says what was tried, with the last cause */
-export async function retrying<T>(what: string, times: number, attempt: () => Promise<T>): Promise<T> {
+/**
+ * Tries `attempt` at most `times` times, and no more once `signal` is aborted.
+ * @throws Error that says what was tried, with the last cause
+ */
+export async function retrying<T>(
+  what: string,
+  times: number,
+  attempt: () => Promise<T>,
+  signal?: AbortSignal,
+): Promise<T> {
   const backoff = new Backoff();
   for (let n = 1; ; n++) {
     try {
       return await attempt();
     } catch (error) {
-      if (n >= times) throw new Error(`${what} failed ${n} times`, { cause: error });
-      await backoff.pause();
+      if (signal?.aborted) throw new Error(`${what} was given up`, { cause: error });
+      if (n >= times) throw new Error(`${what} failed ${n} times: ${messageOf(error)}`, { cause: error });
+      await backoff.pause(signal);
     }
   }
 }

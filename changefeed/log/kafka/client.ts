@@ -29,7 +29,8 @@ const requestTimeout = 10_000;
 
 /**
  * One client of Kafka's brokers. Holds its sockets, so that after `cut` nothing that kafkajs still retries can reach a
- * broker: what was asked for before is refused at once, and a record that was not sent stays unsent.
+ * broker: what was asked for before is refused at once, a record that was not sent stays unsent, and kafkajs, which then
+ * is told of no broker at all, gives up.
  */
 export class Client {
   readonly kafka: Kafka;
@@ -38,32 +39,32 @@ export class Client {
   readonly #sockets = new Set<Socket>();
   #cut = false;
 
-  constructor(options: KafkaOptions, clientId: string) {
+  constructor(options: KafkaOptions, clientId: string, retry: RetryOptions = patience) {
     this.#options = options;
     this.#clientId = clientId;
     this.kafka = new Kafka({
-      brokers: [...options.brokers],
+      brokers: this.#brokers,
       clientId,
       connectionTimeout,
       requestTimeout,
       socketFactory: this.#socket,
-      retry: patience,
+      retry,
       ...quiet(options.log),
     });
   }
 
-  /** kafkajs' inner client, for reads outside of a group. */
+  /** kafkajs' inner client, for reads outside of a group. It tries nothing twice: that is for its user. */
   cluster(): Cluster {
     return new Cluster({
       logger: this.kafka.logger(),
       socketFactory: this.#socket,
-      brokers: this.#options.brokers,
+      brokers: this.#brokers,
       clientId: this.#clientId,
       connectionTimeout,
       requestTimeout,
       enforceRequestTimeout: true,
       metadataMaxAge: 300_000,
-      retry: patience,
+      retry: { retries: 0 },
       allowAutoTopicCreation: false,
       isolationLevel: 0,
     });
@@ -77,6 +78,8 @@ export class Client {
     this.#cut = true;
     for (const socket of this.#sockets) socket.destroy(new Error('the connection was given up'));
   }
+
+  readonly #brokers = async () => (this.#cut ? [] : [...this.#options.brokers]);
 
   readonly #socket: ISocketFactory = ({ host, port, onConnect }) => {
     if (this.#cut) return new Socket().destroy(new Error('the connection was given up'));

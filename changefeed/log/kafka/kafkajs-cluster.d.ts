@@ -47,7 +47,7 @@ declare module 'kafkajs/src/cluster/index.js' {
     constructor(options: {
       readonly logger: Logger;
       readonly socketFactory: ISocketFactory;
-      readonly brokers: readonly string[];
+      readonly brokers: () => Promise<string[]>;
       readonly clientId: string;
       readonly connectionTimeout: number;
       readonly requestTimeout: number;

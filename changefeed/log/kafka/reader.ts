@@ -16,7 +16,7 @@ export class KafkaReader implements LogReader {
   readonly partitions: number;
   readonly #options: KafkaOptions;
   readonly #readings = new Set<Reading>();
-  #closed = false;
+  readonly #closed = new AbortController();
 
   constructor(options: KafkaOptions) {
     this.#options = options;
@@ -26,7 +26,7 @@ export class KafkaReader implements LogReader {
   async readAll(tail: number, onBatch: (batch: LogBatch) => void | Promise<void>): Promise<Reading> {
     this.#assertOpen();
     const { log } = this.#options;
-    const ends = await retrying('reading the ends of the log', 5, () => this.#ends());
+    const ends = await retrying('reading the ends of the log', 8, () => this.#ends(), this.#closed.signal);
     this.#assertOpen();
     const fetcher = new Fetcher(this.#options, `conger-read-${randomUUID()}`);
     let deliveries: readonly Delivery[] = [];
@@ -84,12 +84,12 @@ export class KafkaReader implements LogReader {
   }
 
   async close(): Promise<void> {
-    this.#closed = true;
+    this.#closed.abort();
     await Promise.all([...this.#readings].map((reading) => reading.stop()));
   }
 
   #assertOpen(): void {
-    if (this.#closed) throw new Error('the log was closed');
+    if (this.#closed.signal.aborted) throw new Error('the log was closed');
   }
 
   #reading(end: () => Promise<void>): Reading {

@@ -2,6 +2,7 @@ import { type Message, Partitioners, type Producer } from 'kafkajs';
 import { messageOf } from '../../../runtime/errors.ts';
 import { timer } from '../../../runtime/metrics.ts';
 import type { LogRecord, LogWriter, Position } from '../../types.ts';
+import { retrying } from './backoff.ts';
 import { Client, type KafkaOptions, patience } from './client.ts';
 import { sizeOf, toMessage } from './records.ts';
 import { readTails } from './tails.ts';
@@ -11,9 +12,9 @@ const maxRequestBytes = 1 << 20;
 const maxRequestRecords = 5_000;
 
 /** What fails for longer than this is for the caller to know, who opens the log again. */
-const sendPatienceMs = 30_000;
-/** Of one request, more than fit into that time: kafkajs has no other way to be stopped. */
-const sendRetries = 60;
+const patienceMs = 30_000;
+/** kafkajs tries until its client is cut. */
+const untilCut = { ...patience, retries: Number.MAX_SAFE_INTEGER };
 /** How long a broker may wait for its replicas. */
 const replicasMs = 8_000;
 
@@ -47,7 +48,7 @@ class Opening {
       maxInFlightRequests: 1,
       allowAutoTopicCreation: false,
       createPartitioner: Partitioners.DefaultPartitioner,
-      retry: { ...patience, retries: sendRetries },
+      retry: untilCut,
     });
   }
 
@@ -84,8 +85,8 @@ class Opening {
       const messages: Message[] = request.map(({ record }) => toMessage(record));
       const stopTimer = appendSeconds.startTimer();
       const deadline = setTimeout(
-        () => this.fail(new Error(`Kafka has not taken the changes for ${sendPatienceMs / 1000} s`)),
-        sendPatienceMs,
+        () => this.fail(new Error(`Kafka has not taken the changes for ${patienceMs / 1000} s`)),
+        patienceMs,
       );
       try {
         await this.#producer.send({ topic: this.#topic, acks: -1, timeout: replicasMs, messages });
@@ -122,17 +123,22 @@ class Opening {
 export class KafkaWriter implements LogWriter {
   readonly #options: KafkaOptions;
   #opening: Opening | undefined;
-  #closed = false;
+  readonly #closed = new AbortController();
 
   constructor(options: KafkaOptions) {
     this.#options = options;
   }
 
   async open(): Promise<readonly Position[]> {
-    const { topic, partitions } = this.#options;
     this.#opening?.fail(new Error('the log was opened again'));
     this.#opening = undefined;
-    const client = new Client(this.#options, 'conger-capture');
+    return retrying('opening the log', 6, () => this.#open(), this.#closed.signal);
+  }
+
+  async #open(): Promise<readonly Position[]> {
+    const { topic, partitions } = this.#options;
+    const client = new Client(this.#options, 'conger-capture', untilCut);
+    const deadline = setTimeout(() => client.cut(), patienceMs);
     try {
       const cluster = client.cluster();
       await cluster.connect();
@@ -140,12 +146,14 @@ export class KafkaWriter implements LogWriter {
       const opening = new Opening(client, topic);
       await opening.connect();
       const tails = await readTails(cluster, topic, partitions);
-      if (this.#closed) throw new Error('the log was closed');
+      if (this.#closed.signal.aborted) throw new Error('the log was closed');
       this.#opening = opening;
       return tails;
     } catch (error) {
       client.cut();
-      throw new Error(`the log cannot be opened: ${messageOf(error)}`, { cause: error });
+      throw error;
+    } finally {
+      clearTimeout(deadline);
     }
   }
 
@@ -161,7 +169,7 @@ export class KafkaWriter implements LogWriter {
   }
 
   async close(): Promise<void> {
-    this.#closed = true;
+    this.#closed.abort();
     this.#opening?.fail(new Error('the log was closed'));
     this.#opening = undefined;
   }
