@@ -34,6 +34,8 @@ export interface DatacenterOptions {
   readonly sql?: boolean;
   /** Whether Debian packages may be installed. Default true. */
   readonly install?: boolean;
+  /** Directory of the compiled entry points. Default: dist/. */
+  readonly built?: string;
   /** Over the environment of every process. */
   readonly env?: Readonly<Record<string, string>>;
   /** Progress, a line each. */
@@ -54,11 +56,12 @@ export interface Datacenter {
 }
 
 /** Where the compiled entry points are: beside this file once it is compiled itself, else in dist/. */
-const built = import.meta.url.endsWith('.ts')
+const dist = import.meta.url.endsWith('.ts')
   ? join(dirname(fileURLToPath(import.meta.url)), '..', 'dist')
   : dirname(dirname(fileURLToPath(import.meta.url)));
 
-const entries = {
+/** The entry point of each service, in dist/. */
+export const entries = {
   kvstore: 'kvstore/main.js',
   capture: 'changefeed/capture/main.js',
   cnapi: 'services/cnapi/main.js',
@@ -82,18 +85,20 @@ const stages: Readonly<Record<Service, number>> = {
   agent: 4,
 };
 
-function checkBuilt(): void {
+function checkBuilt(built: string): void {
   const missing = Object.values(entries).filter((entry) => !existsSync(join(built, entry)));
   if (missing.length > 0) throw new Error(`${built} lacks ${missing.join(', ')}: run \`npm run build\``);
 }
 
-/** A killed predecessor's processes end by themselves once they notice; what has not ended soon is killed. */
+/** How long what a killed predecessor left running may take to end, which it does by itself once it notices. */
+const orphanMs = 3_000;
+
 async function endOrphans(home: Home, say: (line: string) => void): Promise<void> {
   for (let waited = 0; ; waited += 100) {
     const pids = (await findByLastArgument(home.path)).filter((pid) => pid !== process.pid);
     if (pids.length === 0) return;
     if (waited === 0) say(`waiting for ${pids.length} processes of the last run to end`);
-    if (waited >= 6_000) for (const pid of pids) tryKill(pid);
+    if (waited >= orphanMs) for (const pid of pids) tryKill(pid);
     await sleep(100);
   }
 }
@@ -143,7 +148,7 @@ async function bringUp(
 ): Promise<Datacenter> {
   const say = options.say ?? (() => {});
   const instances = options.instances ?? 2;
-  checkBuilt();
+  checkBuilt(options.built ?? dist);
   await endOrphans(home, say);
   await rm(home.endpoints, { force: true });
 
@@ -258,7 +263,7 @@ async function startAll(
       stage: stages[service],
       launch: () =>
         launchNode({
-          entry: join(built, entries[service]),
+          entry: join(options.built ?? dist, entries[service]),
           name,
           mark: home.path,
           env: { ...common, CONGER_INSTANCE: name, ...env },
