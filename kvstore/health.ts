@@ -27,8 +27,12 @@ async function ping(check: () => Promise<void>, response: ServerResponse): Promi
 }
 
 async function sendMetrics(response: ServerResponse): Promise<void> {
-  const text = await metrics.metrics();
-  response.writeHead(200, { 'content-type': metrics.contentType }).end(text);
+  try {
+    const text = await metrics.metrics();
+    response.writeHead(200, { 'content-type': metrics.contentType }).end(text);
+  } catch (error) {
+    reply(response, 500, { code: 'InternalError', message: messageOf(error) });
+  }
 }
 
 function reply(response: ServerResponse, status: number, body: object): void {
