@@ -132,6 +132,11 @@ export class Broadcast {
     };
   }
 
+  /** How many readers are open. */
+  get readers(): number {
+    return this.#wakes.size;
+  }
+
   /** Whether `stop` was called. */
   get stopped(): boolean {
     return this.#stopped;

@@ -1,0 +1,226 @@
+import { afterEach, expect, test, vi } from 'vitest';
+import { silentLogger } from '../runtime/log.ts';
+import { type Broadcast, type BroadcastOptions, startBroadcast, WaitTimeoutError } from './broadcast.ts';
+import { decodeCursor, encodeCursor } from './feeds/cursor.ts';
+import { positionAt, TestLog, type TestReader } from './testing/log.ts';
+
+const running: Broadcast[] = [];
+afterEach(async () => {
+  await Promise.all(running.splice(0).map((b) => b.stop()));
+});
+
+async function start(
+  log: TestLog,
+  options: Partial<BroadcastOptions> = {},
+): Promise<{ broadcast: Broadcast; reader: TestReader }> {
+  const reader = log.reader();
+  const broadcast = await startBroadcast({ reader, log: silentLogger(), ...options });
+  running.push(broadcast);
+  return { broadcast, reader };
+}
+
+const nothing = () => undefined;
+
+/** Everything that a reader from `since` on gets now. */
+function readAll(broadcast: Broadcast, since?: string): string[] {
+  const { reader, close } = broadcast.read(since, nothing);
+  const keys: string[] = [];
+  for (let change = reader.next(); change !== undefined; change = reader.next()) keys.push(change.key);
+  close();
+  return keys;
+}
+
+test('subscribers get each change once, in order, however often the log repeats it', async () => {
+  const log = new TestLog(2);
+  const { broadcast, reader } = await start(log);
+  const all: string[] = [];
+  const some: string[] = [];
+  broadcast.subscribe({ onChange: (c) => all.push(c.position) });
+  const leave = broadcast.subscribe({ buckets: ['b', 'c'], onChange: (c) => some.push(c.bucket) });
+  const records = ['a', 'b', 'c', 'd'].map((bucket) => log.make({ bucket, key: 'k' }));
+  const [a, b, c, d] = records as [never, never, never, never];
+  await reader.push([a, b, a, b, c, a, c]);
+  leave();
+  await reader.push([b, d]);
+  expect(all).toEqual(records.map((r) => r.position));
+  expect(some).toEqual(['b', 'c']);
+});
+
+test('one subscriber’s failure is not another’s', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  const seen: string[] = [];
+  broadcast.subscribe({
+    onChange: () => {
+      throw new Error('mine');
+    },
+  });
+  broadcast.subscribe({ onChange: (c) => seen.push(c.key) });
+  await reader.push([log.make({ key: 'a' }), log.make({ key: 'b' })]);
+  expect(seen).toEqual(['a', 'b']);
+});
+
+test('a cursor of one instance resumes on another, which read the partitions in another order', async () => {
+  const log = new TestLog(3);
+  const one = await start(log);
+  const two = await start(log);
+  for (let i = 0; i < 60; i++) log.append(log.make({ key: `k${i}` }));
+  await one.reader.goOn([0], 7);
+  await one.reader.goOn([1], 3);
+  const first: string[] = [];
+  const { reader } = one.broadcast.read(
+    encodeCursor({ time: Date.now(), positions: ['', '', ''], snapshot: '' }),
+    nothing,
+  );
+  for (let change = reader.next(); change !== undefined; change = reader.next()) first.push(change.key);
+  // The other instance is ahead in one partition, behind in another, and has nothing of the third.
+  await two.reader.goOn([2], 9);
+  await two.reader.goOn([0], 2);
+  const rest: string[] = [];
+  const resumed = two.broadcast.read(reader.cursor(), nothing).reader;
+  const drain = () => {
+    for (let change = resumed.next(); change !== undefined; change = resumed.next()) rest.push(change.key);
+  };
+  drain();
+  await two.reader.goOn();
+  drain();
+  const keys = [...first, ...rest];
+  expect(new Set(keys).size).toBe(60);
+  expect(keys.length).toBe(60);
+  for (const records of log.records) {
+    const order = records.map((r) => r.partitionKey);
+    expect(keys.filter((key) => order.includes(key))).toEqual(order);
+  }
+});
+
+test('resumes after a restart as far as the tail reaches, and says so where it does not', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  const cursors = [broadcast.cursor()];
+  for (let i = 0; i < 10; i++) {
+    log.append(log.make({ key: `k${i}` }));
+    await reader.goOn();
+    cursors.push(broadcast.cursor());
+  }
+  const again = await start(log, { tail: 4 });
+  expect(readAll(again.broadcast, cursors[7])).toEqual(['k7', 'k8', 'k9']);
+  expect(readAll(again.broadcast, cursors[10])).toEqual([]);
+  expect(() => readAll(again.broadcast, cursors[5])).toThrow(/no longer held/);
+  const whole = await start(log, { tail: 100 });
+  expect(readAll(whole.broadcast, cursors[0])).toHaveLength(10);
+});
+
+test('a place from before what the log may have dropped is gone', async () => {
+  const log = new TestLog(2);
+  const { broadcast } = await start(log, { resumeMs: 1000 });
+  const positions = ['', ''];
+  const recent = encodeCursor({ time: Date.now(), positions, snapshot: '' });
+  const old = encodeCursor({ time: Date.now() - 60_000, positions, snapshot: '' });
+  expect(readAll(broadcast, recent)).toEqual([]);
+  expect(() => readAll(broadcast, old)).toThrow(expect.objectContaining({ code: 'PositionGone' }));
+});
+
+test.each([
+  ['changes', { maxChanges: 5 }],
+  ['bytes', { maxBytes: 1000 }],
+])(
+  'the ring is bounded in %s; a reader that it overtakes is told, and so is a cursor',
+  async (_what, limits) => {
+    const log = new TestLog(1);
+    const { broadcast, reader } = await start(log, limits);
+    const start0 = broadcast.cursor();
+    const { reader: slow } = broadcast.read(undefined, nothing);
+    for (let i = 0; i < 20; i++) log.append(log.make({ key: `k${i}` }));
+    await reader.goOn();
+    expect(slow.overtaken).toBe(true);
+    expect(() => slow.next()).toThrow(expect.objectContaining({ code: 'SlowReader' }));
+    expect(() => broadcast.read(start0, nothing)).toThrow(expect.objectContaining({ code: 'PositionGone' }));
+    expect(() => broadcast.read(slow.cursor(), nothing)).toThrow(
+      expect.objectContaining({ code: 'PositionGone' }),
+    );
+  },
+);
+
+test('a record that cannot be read overtakes its readers, and the rest goes on', async () => {
+  const log = new TestLog(2);
+  const { broadcast, reader } = await start(log);
+  const { reader: feed } = broadcast.read(undefined, nothing);
+  const before = broadcast.cursor();
+  const [good, bad, next] = [log.make({ key: 'a' }), log.make({ key: 'a' }), log.make({ key: 'a' })];
+  const seen: string[] = [];
+  broadcast.subscribe({ onChange: (c) => seen.push(c.position) });
+  await reader.push([good, { ...bad, body: Buffer.from('{"v":2,"new":"words"}') }, next]);
+  expect(seen).toEqual([good.position, next.position]);
+  expect(() => feed.next()).toThrow(expect.objectContaining({ code: 'SlowReader' }));
+  expect(() => readAll(broadcast, before)).toThrow(expect.objectContaining({ code: 'PositionGone' }));
+  expect(readAll(broadcast, broadcast.cursor())).toEqual([]);
+});
+
+test('cursors survive the wire, and what is none is refused', async () => {
+  const place = {
+    time: 1_700_000_000_123,
+    positions: [positionAt(3), '', positionAt(2 ** 40)],
+    snapshot: '7:9:8',
+  };
+  expect(decodeCursor(encodeCursor(place))).toEqual(place);
+  const whole = encodeCursor(place);
+  const wrong = ['', 'x', '!', whole.slice(0, 30), `${whole}AAAA`, `B${whole.slice(1)}`, 'A'.repeat(100_000)];
+  for (const text of wrong)
+    expect(() => decodeCursor(text)).toThrow(expect.objectContaining({ code: 'BadRequest' }));
+  const { broadcast } = await start(new TestLog(2));
+  expect(() => broadcast.read(whole, nothing)).toThrow(expect.objectContaining({ code: 'PositionGone' }));
+});
+
+test('a wait sees a change that comes while it checks', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  let state = 'old';
+  let checks = 0;
+  const answer = await broadcast.waitFor({ bucket: 'things', key: 'a', timeoutMs: 60_000 }, async () => {
+    checks++;
+    const read = state;
+    if (checks === 1) {
+      state = 'new';
+      await reader.push([log.make({ key: 'a' })]);
+    }
+    return read === 'new' ? read : undefined;
+  });
+  expect(answer).toBe('new');
+  expect(checks).toBe(2);
+});
+
+test('a change wakes only those who wait for its object, and each of them once', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  const done = new Set<string>();
+  const check = vi.fn(async (key: string) => (done.has(key) ? key : undefined));
+  const keys = Array.from({ length: 5_000 }, (_, i) => `k${i}`);
+  const waits = keys.map((key) =>
+    broadcast.waitFor({ bucket: 'things', key, timeoutMs: 60_000 }, () => check(key)),
+  );
+  expect(check).toHaveBeenCalledTimes(5_000);
+  done.add('k7');
+  await reader.push([log.make({ key: 'k7' }), log.make({ bucket: 'others', key: 'k8' })]);
+  expect(await waits[7]).toBe('k7');
+  expect(check).toHaveBeenCalledTimes(5_001);
+  const rest = Promise.allSettled(waits);
+  await broadcast.stop();
+  const reasons = (await rest).filter((r) => r.status === 'rejected').map((r) => r.reason.code);
+  expect(reasons).toEqual(new Array(4_999).fill('ServiceUnavailable'));
+});
+
+test('a wait ends by its time, by its signal, by its check’s failure', async () => {
+  const { broadcast } = await start(new TestLog(1));
+  const on = { bucket: 'things', key: 'a', timeoutMs: 60_000 };
+  const never = async () => undefined;
+  await expect(broadcast.waitFor({ ...on, timeoutMs: 5 }, never)).rejects.toBeInstanceOf(WaitTimeoutError);
+  const abort = new AbortController();
+  const wait = broadcast.waitFor({ ...on, signal: abort.signal }, never);
+  abort.abort(new Error('client gone'));
+  await expect(wait).rejects.toThrow('client gone');
+  await expect(broadcast.waitFor({ ...on, signal: abort.signal }, never)).rejects.toThrow('client gone');
+  const failing = async () => {
+    throw new Error('no database');
+  };
+  await expect(broadcast.waitFor(on, failing)).rejects.toThrow('no database');
+});

@@ -1,0 +1,219 @@
+import { afterEach, expect, test, vi } from 'vitest';
+import { CongerError } from '../../runtime/errors.ts';
+import { silentLogger } from '../../runtime/log.ts';
+import { type Broadcast, type BroadcastOptions, startBroadcast } from '../broadcast.ts';
+import { TestLog, type TestReader } from '../testing/log.ts';
+import { type Feed, type FeedMessage, type FeedOptions, openFeed } from './feed.ts';
+
+type Message = FeedMessage<string, string>;
+
+const stops: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  vi.useRealTimers();
+  for (const stop of stops.splice(0)) await stop();
+});
+
+async function start(log: TestLog, options: Partial<BroadcastOptions> = {}) {
+  const reader = log.reader();
+  const broadcast = await startBroadcast({ reader, log: silentLogger(), ...options });
+  stops.push(() => broadcast.stop());
+  return { broadcast, reader };
+}
+
+/** A reader that takes everything, and can be waited for. */
+function open(broadcast: Broadcast, options: Partial<FeedOptions<string, string>> = {}) {
+  const messages: Message[] = [];
+  let waiting: { count: number; resolve: () => void } | undefined;
+  const feed: Feed = openFeed<string, string>({
+    broadcast,
+    select: (change) => (change.bucket === 'things' ? change.key : undefined),
+    send: (message) => {
+      messages.push(message);
+      if (waiting !== undefined && messages.length >= waiting.count) waiting.resolve();
+      return true;
+    },
+    ...options,
+  });
+  stops.push(async () => feed.close());
+  const received = (count: number) =>
+    new Promise<void>((resolve) => {
+      if (messages.length >= count) resolve();
+      else waiting = { count, resolve };
+    });
+  const events = () => messages.flatMap((m) => (m.type === 'event' ? [m.event] : []));
+  const cursor = () => messages.at(-1)?.cursor ?? '';
+  return { feed, messages, received, events, cursor };
+}
+
+async function push(
+  log: TestLog,
+  reader: TestReader,
+  ...changes: Parameters<TestLog['make']>[0][]
+): Promise<void> {
+  log.append(...changes.map((change) => log.make(change)));
+  await reader.goOn();
+}
+
+test('a snapshot, then exactly the changes that are not in it, wherever they come', async () => {
+  const log = new TestLog(2);
+  const { broadcast, reader } = await start(log);
+  await push(log, reader, { key: 'before', xid: 5 });
+  let found: (answer: { items: string[]; found: { snapshot: string } }) => void = () => undefined;
+  const read = new Promise<{ items: string[]; found: { snapshot: string } }>((resolve) => {
+    found = resolve;
+  });
+  const f = open(broadcast, { snapshot: () => read });
+  // Commit order is not xid order: 12 was running when the snapshot was taken, 13 was in it.
+  await push(log, reader, { key: 'in', xid: 11 }, { key: 'running', xid: 12 }, { key: 'in too', xid: 13 });
+  found({ items: ['before', 'in', 'in too'], found: { snapshot: '12:14:12' } });
+  await f.received(2);
+  await push(log, reader, { key: 'late but seen', xid: 10 }, { key: 'after', xid: 14 });
+  await f.received(3);
+  expect(f.messages[0]).toMatchObject({ type: 'snapshot', items: ['before', 'in', 'in too'] });
+  expect(f.events()).toEqual(['running', 'after']);
+});
+
+test('resuming inside the overlap of snapshot and stream repeats nothing that the snapshot had', async () => {
+  const log = new TestLog(2);
+  const { broadcast, reader } = await start(log);
+  const f = open(broadcast, { snapshot: async () => ({ items: ['x'], found: { snapshot: '20:20:' } }) });
+  await f.received(1);
+  f.feed.close();
+  await push(log, reader, { key: 'x', xid: 19 }, { key: 'y', xid: 20 });
+  const again = open(broadcast, { since: f.cursor() });
+  await again.received(2);
+  expect(again.events()).toEqual(['y']);
+});
+
+test('any interleaving of changes, cuts and instances: each change once, in its partition’s order', async () => {
+  const log = new TestLog(4);
+  const instances = [await start(log), await start(log), await start(log)];
+  let seed = 42;
+  const random = (n: number) => {
+    seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff;
+    return Math.floor((seed / 0x7fffffff) * n) % n;
+  };
+  const total = 400;
+  const got: string[] = [];
+  let cursor: string | undefined;
+  let made = 0;
+  while (got.length < total) {
+    const { broadcast } = instances[random(3)] ?? instances[0]!;
+    const f = open(broadcast, { since: cursor });
+    await f.received(1);
+    for (let step = 0; step < 6; step++) {
+      for (let i = random(20); i > 0 && made < total; i--) log.append(log.make({ key: `k${made++}` }));
+      const lagging = instances[random(3)] ?? instances[0]!;
+      await lagging.reader.goOn([random(4)], 1 + random(12));
+    }
+    await new Promise((resolve) => setImmediate(resolve));
+    f.feed.close();
+    got.push(...f.events());
+    cursor = f.cursor();
+  }
+  expect(new Set(got).size).toBe(total);
+  for (const records of log.records) {
+    const order = records.map((r) => r.partitionKey);
+    expect(got.filter((key) => order.includes(key))).toEqual(order);
+  }
+});
+
+test('a cursor that is gone: PositionGone before anything is sent, or a snapshot where there is one', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log, { maxChanges: 2 });
+  const since = broadcast.cursor();
+  for (let i = 0; i < 5; i++) await push(log, reader, { key: `k${i}` });
+  const send = vi.fn(() => true);
+  expect(() => open(broadcast, { since, send })).toThrow(expect.objectContaining({ code: 'PositionGone' }));
+  expect(send).not.toHaveBeenCalled();
+  const f = open(broadcast, {
+    since,
+    snapshot: async () => ({ items: ['all'], found: { snapshot: '1:1:' } }),
+  });
+  await f.received(1);
+  expect(f.messages[0]).toMatchObject({ type: 'snapshot', items: ['all'] });
+});
+
+test('a reader that does not take its messages is cut off with a last word', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log, { maxChanges: 10 });
+  const messages: Message[] = [];
+  const { feed } = open(broadcast, {
+    send: (message) => {
+      messages.push(message);
+      return message.type === 'event' ? new Promise(() => undefined) : true;
+    },
+  });
+  await push(log, reader, { key: 'first' });
+  await vi.waitFor(() => expect(messages).toHaveLength(2));
+  for (let i = 0; i < 10; i++) await push(log, reader, { key: `k${i}` });
+  expect(messages).toHaveLength(2);
+  await push(log, reader, { key: 'one too many' });
+  expect(await feed.done).toMatchObject({ code: 'SlowReader' });
+  expect(messages.at(-1)).toMatchObject({ type: 'end', error: { code: 'SlowReader' } });
+  await push(log, reader, { key: 'x' });
+  expect(messages).toHaveLength(3);
+});
+
+test('an end inside the snapshot gives no cursor: there is nothing to resume', async () => {
+  const log = new TestLog(1);
+  const { broadcast } = await start(log);
+  const f = open(broadcast, {
+    snapshot: async () => {
+      throw new CongerError('NoDatabasePeersError', 'no PostgreSQL');
+    },
+  });
+  expect(await f.feed.done).toMatchObject({ code: 'NoDatabasePeersError' });
+  expect(f.messages).toEqual([{ type: 'end', error: expect.any(CongerError), cursor: undefined }]);
+});
+
+test('bookmarks say how far it is when others’ changes go by, seldom, and never at rest', async () => {
+  vi.useFakeTimers();
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  const f = open(broadcast, { bookmarkMs: 1_000 });
+  const bookmarks = () => f.messages.filter((m) => m.type === 'bookmark').length;
+  await vi.advanceTimersByTimeAsync(100_000);
+  expect(bookmarks()).toBe(1);
+  for (let i = 0; i < 500; i++) {
+    await push(log, reader, { bucket: 'others', key: `k${i}` });
+    await vi.advanceTimersByTimeAsync(10);
+  }
+  expect(bookmarks()).toBeGreaterThan(4);
+  expect(bookmarks()).toBeLessThan(8);
+  await vi.advanceTimersByTimeAsync(1_000);
+  const last = bookmarks();
+  expect(f.cursor()).toBe(broadcast.cursor());
+  await vi.advanceTimersByTimeAsync(100_000);
+  expect(bookmarks()).toBe(last);
+  await push(log, reader, { key: 'mine' });
+  await vi.advanceTimersByTimeAsync(100_000);
+  expect(bookmarks()).toBe(last);
+});
+
+test('ends with a last message when the process ends, and says nothing to a reader that left', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  const [a, b] = [open(broadcast), open(broadcast)];
+  await Promise.all([a.received(1), b.received(1)]);
+  b.feed.close();
+  expect(await b.feed.done).toBeUndefined();
+  await broadcast.stop();
+  expect(await a.feed.done).toMatchObject({ code: 'ServiceUnavailable' });
+  await push(log, reader, { key: 'x' });
+  expect(a.messages.map((m) => m.type)).toEqual(['bookmark', 'end']);
+  expect(b.messages.map((m) => m.type)).toEqual(['bookmark']);
+});
+
+test('a fault in the selection ends that feed, with a last message', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  const f = open(broadcast, {
+    select: () => {
+      throw new TypeError('bug');
+    },
+  });
+  await f.received(1);
+  await push(log, reader, { key: 'x' });
+  expect(await f.feed.done).toMatchObject({ code: 'InternalError' });
+});
