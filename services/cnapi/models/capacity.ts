@@ -1,0 +1,39 @@
+import type { Kv } from '../../../kvstore/types.ts';
+import { vmsBucket } from '../../common/records.ts';
+import type { Capacity, ServerRecord } from './server.ts';
+
+/** What of a VM counts against its server; field names and units are VMAPI's (MiB, GiB, hundredths of a core). */
+export interface PlacedVm {
+  readonly uuid: string;
+  readonly owner_uuid: string;
+  readonly server_uuid: string;
+  readonly state: string;
+  readonly ram?: number;
+  readonly max_physical_memory?: number;
+  readonly cpu_cap?: number;
+  readonly quota?: number;
+}
+
+/** The VMs that each of the servers holds, whether they run or not. */
+export async function vmsByServer(kv: Kv, servers: readonly string[]): Promise<Map<string, PlacedVm[]>> {
+  const placed = `(&(|${servers.map((uuid) => `(server_uuid=${uuid})`).join('')})(!(state=destroyed))(!(state=failed)))`;
+  const found = await kv.find<PlacedVm>(vmsBucket.name, placed, { noLimit: true });
+  const byServer = new Map<string, PlacedVm[]>(servers.map((uuid) => [uuid, []]));
+  for (const { value } of found.objects) byServer.get(value.server_uuid)?.push(value);
+  return byServer;
+}
+
+/** What is left of a server: its resources, times the overprovisioning, less the reserved part, less its VMs'. */
+export function capacityOf(server: ServerRecord, vms: readonly PlacedVm[]): Capacity {
+  const { overprovision_ratios: ratio, sysinfo } = server;
+  const sum = (of: (vm: PlacedVm) => number | undefined) =>
+    vms.reduce((total, vm) => total + (of(vm) ?? 0), 0);
+  const usable = server.ram * (1 - server.reservation_ratio);
+  return {
+    ram: Math.floor(usable * (ratio.ram ?? 1) - sum((vm) => vm.ram ?? vm.max_physical_memory)),
+    cpu: Math.floor((sysinfo['CPU Total Cores'] ?? 0) * 100 * (ratio.cpu ?? 1) - sum((vm) => vm.cpu_cap)),
+    disk: Math.floor(
+      (sysinfo['Zpool Size in GiB'] ?? 0) * 1024 * (ratio.disk ?? 1) - sum((vm) => vm.quota) * 1024,
+    ),
+  };
+}
