@@ -13,6 +13,8 @@ export interface KafkaOptions {
   /** Replication factor, should the topic be created. */
   readonly replicas: number;
   readonly log: Logger;
+  /** Opens a connection; Node's own by default. */
+  readonly dial?: (host: string, port: number) => Socket;
 }
 
 /** Some five seconds: a broker's restart mostly passes unnoticed, and one that stays away is noticed. */
@@ -83,11 +85,16 @@ export class Client {
 
   readonly #socket: ISocketFactory = ({ host, port, onConnect }) => {
     if (this.#cut) return new Socket().destroy(new Error('the connection was given up'));
-    const socket = connect({ host, port, noDelay: true, keepAlive: true }, onConnect);
+    const socket = (this.#options.dial ?? dial)(host, port);
+    socket.once('connect', onConnect);
     this.#sockets.add(socket);
     socket.once('close', () => this.#sockets.delete(socket));
     return socket;
   };
+}
+
+function dial(host: string, port: number): Socket {
+  return connect({ host, port, noDelay: true, keepAlive: true });
 }
 
 /**

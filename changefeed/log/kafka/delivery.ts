@@ -1,9 +1,9 @@
 import { messageOf } from '../../../runtime/errors.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { counter } from '../../../runtime/metrics.ts';
+import { Backoff } from '../../backoff.ts';
 import { START } from '../../position.ts';
 import type { LogBatch, LogRecord, Position } from '../../types.ts';
-import { Backoff } from './backoff.ts';
 import type { Fetched } from './fetch.ts';
 import { fromMessage, sizeOf } from './records.ts';
 
@@ -142,14 +142,14 @@ export class Delivery {
   }
 
   async #deliver(batch: LogBatch): Promise<void> {
-    const backoff = new Backoff();
+    const backoff = new Backoff(100, 5_000);
     while (!this.#stopped.signal.aborted) {
       try {
         return await this.#options.onBatch(batch);
       } catch (error) {
-        this.#options.log.error(
-          { partition: this.partition, position: batch.records[0]?.position, err: error },
-          `a batch of the log could not be handled, and is offered again: ${messageOf(error)}`,
+        this.#options.log.warn(
+          { err: error, partition: this.partition, position: batch.records[0]?.position },
+          `a batch was not taken, and will be offered again: ${messageOf(error)}`,
         );
         await backoff.pause(this.#stopped.signal);
       }

@@ -1,7 +1,7 @@
 import { KafkaJSOffsetOutOfRange } from 'kafkajs';
 import type Cluster from 'kafkajs/src/cluster/index.js';
 import { messageOf } from '../../../runtime/errors.ts';
-import { Backoff } from './backoff.ts';
+import { Backoff } from '../../backoff.ts';
 import { Client, type KafkaOptions } from './client.ts';
 import type { Delivery } from './delivery.ts';
 import { numbers, readLow } from './ends.ts';
@@ -61,7 +61,7 @@ export class Fetcher {
   async #run(): Promise<void> {
     const { signal } = this.#stopped;
     const { log } = this.#options;
-    const backoff = new Backoff();
+    const backoff = new Backoff(50, 2_000);
     let broken = false;
     const onFetched = () => {
       backoff.reset();

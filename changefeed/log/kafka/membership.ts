@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Consumer } from 'kafkajs';
 import { messageOf } from '../../../runtime/errors.ts';
+import { Backoff } from '../../backoff.ts';
 import { stickyAssigner } from './assigner.ts';
-import { Backoff } from './backoff.ts';
 import { Client, type KafkaOptions, patience } from './client.ts';
 
 /** A member that is silent for this long has its partitions taken away; the broker's least is often 6 s. */
@@ -55,7 +55,7 @@ export class Membership {
   async #run(): Promise<void> {
     const { signal } = this.#stopped;
     const { log } = this.#options;
-    const backoff = new Backoff();
+    const backoff = new Backoff(100, 5_000);
     while (!signal.aborted) {
       const client = new Client(this.#options, this.#member);
       const consumer = this.#consumer(client);

@@ -1,6 +1,6 @@
 import { messageOf } from '../../../runtime/errors.ts';
+import { Backoff } from '../../backoff.ts';
 import type { Cursor, GroupHandler } from '../../types.ts';
-import { Backoff } from './backoff.ts';
 import type { KafkaOptions } from './client.ts';
 import { Delivery } from './delivery.ts';
 import type { Fetcher } from './fetcher.ts';
@@ -56,7 +56,7 @@ export class Ownership {
   async #assign(): Promise<void> {
     const wanted = this.#wanted;
     const { signal } = this.#abort;
-    const backoff = new Backoff();
+    const backoff = new Backoff(100, 5_000);
     while (!signal.aborted) {
       try {
         const cursor = await this.#handler.assigned(this.#partition);

@@ -1,12 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import type { GroupHandler, LogBatch, LogReader, Reading } from '../../types.ts';
-import { retrying } from './backoff.ts';
 import { Client, type KafkaOptions } from './client.ts';
 import { Delivery } from './delivery.ts';
 import { type Ends, numbers, readEnds } from './ends.ts';
 import { Fetcher } from './fetcher.ts';
 import { Membership } from './membership.ts';
 import { Ownership } from './ownership.ts';
+import { retrying } from './retrying.ts';
 
 /**
  * Reads the topic. Positions within a partition only ever increase towards a handler, whatever writers have appended.
@@ -63,7 +63,9 @@ export class KafkaReader implements LogReader {
       (partition) => new Ownership(partition, handler, fetcher, this.#options),
     );
     let stopping = false;
-    const membership = new Membership(this.#options, group, member, (shares) => {
+    // One Kafka may hold the logs of several datacenters, whose groups have the same names.
+    const groupId = `${this.#options.topic}.${group}`;
+    const membership = new Membership(this.#options, groupId, member, (shares) => {
       if (!stopping) for (const ownership of owned) ownership.want(shares);
     });
     let giveUp: (why: Error) => void = () => {};

@@ -1,7 +1,7 @@
 import type { Admin } from 'kafkajs';
 import { messageOf } from '../../../runtime/errors.ts';
-import { retrying } from './backoff.ts';
 import { Client, type KafkaOptions } from './client.ts';
+import { retrying } from './retrying.ts';
 
 /** The largest record: a value and the value before it, of 1 MB each, with what JSON and Kafka add. */
 export const maxRecordBytes = 8 << 20;

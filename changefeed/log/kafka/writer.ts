@@ -2,9 +2,9 @@ import { type Message, Partitioners, type Producer } from 'kafkajs';
 import { messageOf } from '../../../runtime/errors.ts';
 import { timer } from '../../../runtime/metrics.ts';
 import type { LogRecord, LogWriter, Position } from '../../types.ts';
-import { retrying } from './backoff.ts';
 import { Client, type KafkaOptions, patience } from './client.ts';
 import { sizeOf, toMessage } from './records.ts';
+import { retrying } from './retrying.ts';
 import { readTails } from './tails.ts';
 
 /** What one request holds at most; a single record may be larger. */

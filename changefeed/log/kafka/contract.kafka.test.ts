@@ -1,0 +1,70 @@
+import { randomUUID } from 'node:crypto';
+import { connect, Socket } from 'node:net';
+import { afterAll, beforeAll, describe } from 'vitest';
+import { silentLogger } from '../../../runtime/log.ts';
+import { kafkaAvailable, startKafka, type TestKafka } from '../../../test/fixtures/kafka.ts';
+import { type LogUnderTest, logContract } from '../contract.ts';
+import { createKafkaReader, createKafkaWriter } from './index.ts';
+
+/** A process's way to the network, which can be cut, and taken away for good. */
+class Wire {
+  readonly #sockets = new Set<Socket>();
+  #dead = false;
+
+  readonly dial = (host: string, port: number): Socket => {
+    if (this.#dead) return new Socket().destroy(new Error('the process is dead'));
+    const socket = connect({ host, port, noDelay: true });
+    this.#sockets.add(socket);
+    socket.once('close', () => this.#sockets.delete(socket));
+    return socket;
+  };
+
+  cut(): void {
+    for (const socket of this.#sockets) socket.destroy(new Error('the wire was cut'));
+  }
+
+  die(): void {
+    this.#dead = true;
+    this.cut();
+  }
+}
+
+describe.skipIf(!(await kafkaAvailable()))('with a broker', () => {
+  let kafka: TestKafka;
+
+  beforeAll(async () => {
+    kafka = await startKafka();
+  }, 300_000);
+  afterAll(() => kafka?.stop());
+
+  async function setup(): Promise<LogUnderTest> {
+    const options = {
+      brokers: kafka.brokers,
+      topic: `changes-${randomUUID()}`,
+      partitions: 8,
+      replicas: 1,
+      log: silentLogger(),
+    };
+    const wires: Wire[] = [];
+    const wired = async () => {
+      const wire = new Wire();
+      wires.push(wire);
+      return { wire, reader: await createKafkaReader({ ...options, dial: wire.dial }) };
+    };
+    return {
+      partitions: options.partitions,
+      writer: () => createKafkaWriter(options),
+      reader: async () => (await wired()).reader,
+      mortal: async () => {
+        const { reader, wire } = await wired();
+        return { reader, crash: async () => wire.die() };
+      },
+      cut: async () => {
+        for (const wire of wires) wire.cut();
+      },
+      close: async () => {},
+    };
+  }
+
+  logContract('Kafka', setup, 30_000);
+});
