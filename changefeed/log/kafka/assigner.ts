@@ -23,7 +23,7 @@ export function divide(
   // Those who have most choose first, so that the larger shares go where nothing has to move for them.
   const byHoldings = [...members].sort(([a, x], [b, y]) => y.length - x.length || (a < b ? -1 : 1));
   for (const [member, owned] of byHoldings) {
-    const kept = owned.filter((partition) => free.has(partition));
+    const kept = [...new Set(owned)].filter((partition) => free.has(partition));
     const most = kept.length > least && larger > 0 ? least + 1 : least;
     if (most > least) larger--;
     const share = kept.slice(0, most);

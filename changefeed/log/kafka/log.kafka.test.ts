@@ -5,7 +5,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vite
 import { silentLogger } from '../../../runtime/log.ts';
 import { kafkaAvailable, startKafka, type TestKafka } from '../../../test/fixtures/kafka.ts';
 import { formatPosition } from '../../position.ts';
-import type { Cursor, GroupHandler, LogBatch, LogReader, LogRecord, LogWriter } from '../../types.ts';
+import { Member } from '../../testing/member.ts';
+import type { LogBatch, LogReader, LogRecord, LogWriter } from '../../types.ts';
 import { createKafkaReader, createKafkaWriter, type KafkaOptions } from './index.ts';
 import { toMessage } from './records.ts';
 
@@ -76,29 +77,10 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     await producer.disconnect();
   }
 
-  test('records come back as they were appended, in order, from the tail on and then live', async () => {
-    fresh();
-    const log = await writer();
-    expect(await log.open()).toEqual(['', '', '']);
-    const written = range(1, 31).map((n) => record(n));
-    await log.append(written);
-    const seen: LogRecord[] = [];
-    const tail: LogRecord[] = [];
-    const on = await reader();
-    await on.readAll(1_000_000, ({ records }) => void seen.push(...records));
-    await on.readAll(2, ({ records }) => void tail.push(...records));
-    expect(seen.sort((a, b) => numberOf(a) - numberOf(b))).toEqual(written);
-    expect(tail.map(numberOf).sort((a, b) => a - b)).toEqual(range(25, 31));
-    await log.append([record(31), record(32)]);
-    await vi.waitFor(() => expect(tail.slice(6).map(numberOf).sort()).toEqual([31, 32]));
-  });
-
-  test('readAll has read everything that was there when it resolves, and nothing where there is none', async () => {
+  test('readAll has read everything that was there when it resolves, over a slow handler', async () => {
     fresh();
     const log = await writer();
     await log.open();
-    const empty = await (await reader()).readAll(10, () => expect.unreachable());
-    await empty.stop();
     await log.append(range(0, 6_000).map((n) => record(n, 1, 300)));
     let count = 0;
     await (await reader()).readAll(5_000, async ({ records }) => {
@@ -188,112 +170,18 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     expect(made).toHaveLength(5);
   });
 
-  /** Checkpoints as consumers keep them, shared by the members of a group. */
-  class Checkpoints {
-    readonly cursors = new Map<number, Cursor>();
-    readonly seen: number[] = [];
-    readonly owned = new Map<string, Set<number>>();
-    readonly errors: string[] = [];
-
-    member(name: string, handle: (batch: LogBatch) => Promise<void> | void = () => {}): GroupHandler {
-      const mine = new Set<number>();
-      this.owned.set(name, mine);
-      const running = new Set<number>();
-      const alone = async <T>(partition: number, what: () => Promise<T> | T): Promise<T> => {
-        if (running.has(partition)) this.errors.push(`${name}: calls for ${partition} overlap`);
-        running.add(partition);
-        try {
-          return await what();
-        } finally {
-          running.delete(partition);
-        }
-      };
-      return {
-        assigned: (partition) =>
-          alone(partition, () => {
-            if (mine.has(partition)) this.errors.push(`${name}: ${partition} assigned twice`);
-            mine.add(partition);
-            return this.cursors.get(partition) ?? 'start';
-          }),
-        batch: (batch) =>
-          alone(batch.partition, async () => {
-            if (!mine.has(batch.partition)) this.errors.push(`${name}: ${batch.partition} is not mine`);
-            await handle(batch);
-            this.seen.push(...batch.records.map(numberOf));
-            this.cursors.set(batch.partition, batch.cursor);
-          }),
-        revoked: (partition) =>
-          alone(partition, () => {
-            if (!mine.delete(partition)) this.errors.push(`${name}: ${partition} revoked twice`);
-          }),
-      };
-    }
-
-    sorted(): number[] {
-      return [...this.seen].sort((a, b) => a - b);
-    }
-
-    shares(): number[] {
-      return [...this.owned.values()].map((mine) => mine.size).sort();
-    }
-  }
-
-  test('members of a group share the partitions, and go on where the checkpoint is', async () => {
-    fresh();
-    const log = await writer();
-    await log.open();
-    await log.append(range(0, 60).map((n) => record(n)));
-    const group = randomUUID();
-    const checkpoints = new Checkpoints();
-    const first = await (await reader()).join(group, 'first', checkpoints.member('first'));
-    await vi.waitFor(() => expect(checkpoints.sorted()).toEqual(range(0, 60)));
-    const second = await (await reader()).join(group, 'second', checkpoints.member('second'));
-    await vi.waitFor(() => expect(checkpoints.shares()).toEqual([1, 2]), 10_000);
-    await log.append(range(60, 120).map((n) => record(n)));
-    await vi.waitFor(() => expect(checkpoints.sorted()).toEqual(range(0, 120)));
-    await first.stop();
-    expect(checkpoints.owned.get('first')?.size).toBe(0);
-    await vi.waitFor(() => expect(checkpoints.shares()).toEqual([0, 3]), 10_000);
-    await log.append(range(120, 180).map((n) => record(n)));
-    await vi.waitFor(() => expect(checkpoints.sorted()).toEqual(range(0, 180)));
-    await second.stop();
-    expect(checkpoints.shares()).toEqual([0, 0]);
-    expect(checkpoints.errors).toEqual([]);
-  });
-
-  test('a batch whose handler throws comes again, the others go on, and the partition stays', async () => {
-    fresh();
-    const log = await writer();
-    await log.open();
-    const checkpoints = new Checkpoints();
-    let attempts = 0;
-    let fail = true;
-    const stubborn = checkpoints.member('stubborn', ({ partition }) => {
-      if (partition !== 1 || !fail) return;
-      attempts++;
-      throw new Error('not yet');
-    });
-    await (await reader()).join(randomUUID(), 'stubborn', stubborn);
-    await log.append(range(0, 9).map((n) => record(n)));
-    await vi.waitFor(() => expect(attempts).toBeGreaterThan(2), 10_000);
-    expect(checkpoints.sorted()).toEqual([0, 2, 3, 5, 6, 8]);
-    fail = false;
-    await vi.waitFor(() => expect(checkpoints.sorted()).toEqual(range(0, 9)), 10_000);
-    expect(checkpoints.errors).toEqual([]);
-    expect(checkpoints.shares()).toEqual([3]);
-  });
-
   test('a cursor without an offset, or with one that the log does not hold, goes by its position', async () => {
     fresh();
     const log = await writer();
     await log.open();
     await log.append(range(0, 30).map((n) => record(n)));
-    const checkpoints = new Checkpoints();
-    checkpoints.cursors.set(0, { position: record(26).position, offset: '' });
-    checkpoints.cursors.set(1, { position: record(26).position, offset: '999' });
-    checkpoints.cursors.set(2, { position: record(23).position, offset: '8' });
-    await (await reader()).join(randomUUID(), 'late', checkpoints.member('late'));
-    await vi.waitFor(() => expect(checkpoints.sorted()).toEqual([26, 27, 28, 29]), 10_000);
+    const late = new Member('late', partitions);
+    late.state.cursors.set(0, { position: record(26).position, offset: '' });
+    late.state.cursors.set(1, { position: record(26).position, offset: '999' });
+    late.state.cursors.set(2, { position: record(23).position, offset: '8' });
+    await (await reader()).join('group', 'late', late);
+    await late.until(() => late.count === 4);
+    expect([...late.byPartition.values()].flat().map(numberOf).sort()).toEqual([26, 27, 28, 29]);
   });
 
   test('a broker killed with -9 under appends loses nothing, doubles nothing and keeps the order', async () => {
@@ -303,12 +191,11 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     const live: number[] = [];
     const inOrder = ({ records }: LogBatch) => void live.push(...records.map(numberOf));
     await (await reader()).readAll(0, inOrder);
-    const checkpoints = new Checkpoints();
-    await (await reader()).join(randomUUID(), 'member', checkpoints.member('member'));
+    const member = new Member('member', partitions);
+    await (await reader()).join('group', 'member', member);
 
     let stop = false;
     let next = 0;
-    let reopened = 0;
     const appending = (async () => {
       while (!stop) {
         const batch = range(next, next + 20).map((n) => record(n));
@@ -317,7 +204,6 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
           next += batch.length;
         } catch {
           // As the capture does: the tails tell what of the batch has arrived.
-          reopened++;
           const tails = await log.open().catch(() => undefined);
           if (tails === undefined) continue;
           await log.append(batch.filter(({ partition, position }) => position > (tails[partition] ?? '')));
@@ -332,16 +218,37 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     stop = true;
     await appending;
     await vi.waitFor(() => expect(live.length).toBe(next), 30_000);
-    await vi.waitFor(() => expect(checkpoints.seen.length).toBe(next), 30_000);
-    expect([...live].sort((a, b) => a - b)).toEqual(range(0, next));
-    expect(checkpoints.sorted()).toEqual(range(0, next));
-    for (const seen of [live, checkpoints.seen]) {
-      for (const partition of range(0, partitions)) {
-        const ofPartition = seen.filter((n) => n % partitions === partition);
-        expect(ofPartition).toEqual([...ofPartition].sort((a, b) => a - b));
-      }
+    await member.until(() => member.count === next);
+    for (const partition of range(0, partitions)) {
+      const appended = range(0, next).filter((n) => n % partitions === partition);
+      expect(live.filter((n) => n % partitions === partition)).toEqual(appended);
+      expect((member.byPartition.get(partition) ?? []).map(numberOf)).toEqual(appended);
     }
-    expect(checkpoints.errors).toEqual([]);
-    console.log({ reopened, next });
+  });
+
+  test('what is closed while no broker answers ends, and what it was doing fails', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    const on = await reader();
+    const member = new Member('member', partitions);
+    await on.readAll(0, () => {});
+    await on.join('group', 'member', member);
+    await member.until(() => member.owned.size === partitions);
+    const other = await reader();
+    await kafka.restart(async () => {
+      const appending = log.append([record(1)]);
+      const reading = other.readAll(0, () => {});
+      const joining = other.join('group', 'other', new Member('other', partitions));
+      await Promise.all([
+        expect(appending).rejects.toThrow(/closed/),
+        expect(reading).rejects.toThrow(),
+        expect(joining).rejects.toThrow(/closed/),
+        log.close(),
+        on.close(),
+        other.close(),
+      ]);
+      expect(member.owned.size).toBe(0);
+    });
   });
 });

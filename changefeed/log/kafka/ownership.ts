@@ -14,7 +14,7 @@ import type { Shares } from './membership.ts';
 export class Ownership {
   readonly #partition: number;
   readonly #handler: GroupHandler;
-  readonly #fetcher: Fetcher;
+  readonly #fetcher: Pick<Fetcher, 'add' | 'remove' | 'wake'>;
   readonly #options: KafkaOptions;
   /** What it should be, and what it is. */
   #wanted: symbol | undefined;
@@ -23,7 +23,12 @@ export class Ownership {
   #abort = new AbortController();
   #settling: Promise<void> | undefined;
 
-  constructor(partition: number, handler: GroupHandler, fetcher: Fetcher, options: KafkaOptions) {
+  constructor(
+    partition: number,
+    handler: GroupHandler,
+    fetcher: Pick<Fetcher, 'add' | 'remove' | 'wake'>,
+    options: KafkaOptions,
+  ) {
     this.#partition = partition;
     this.#handler = handler;
     this.#fetcher = fetcher;
