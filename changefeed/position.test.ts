@@ -1,16 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { bigintToLsn, formatPosition, isPosition, lsnToBigint, parsePosition, START } from './position.ts';
-
-/** A small seeded generator (mulberry32), so that a failure can be repeated. */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
+import { random } from './testing/random.ts';
 
 describe('positions', () => {
   const next = random(7);

@@ -7,8 +7,8 @@ import { type ConnectOptions, connect, disconnect, ended } from './postgres.ts';
  *
  * It is an empty view, held by LOCK TABLE in a transaction that does nothing else, and not an advisory lock, because
  * who waits in `SELECT pg_advisory_lock()` keeps a snapshot for as long as it waits: vacuum would clean nothing up and
- * CREATE INDEX CONCURRENTLY would never end. LOCK TABLE waits without a snapshot. A view and not a table, because
- * vacuum would have to wait for the lock of a table.
+ * CREATE INDEX CONCURRENTLY would never end. LOCK TABLE waits without a snapshot (see `lock`). A view and not a table,
+ * because vacuum would have to wait for the lock of a table.
  */
 
 /** Not ACCESS EXCLUSIVE, which is written to the WAL and so would take a transaction id. */
@@ -68,13 +68,7 @@ export async function takeFreeSeat(
   try {
     for (const name of names) {
       await ensureSeat(client, name);
-      try {
-        await client.query(`BEGIN; LOCK TABLE ${name} IN ${HOLD} MODE NOWAIT`);
-        return await seated(client, name);
-      } catch (error) {
-        if (!(error instanceof Error && 'code' in error && error.code === LOCK_NOT_AVAILABLE)) throw error;
-        await client.query('ROLLBACK');
-      }
+      if (await tryLock(client, name, HOLD)) return await seated(client, name);
     }
   } catch (error) {
     await disconnect(client);
@@ -94,7 +88,13 @@ export async function seatIsFree(options: ConnectOptions, name: string, signal: 
   }
 }
 
+/**
+ * The try comes first for a reason: looking the view up in the catalog takes a snapshot, and one that is taken in the
+ * statement that waits is kept. After the try everything is in the session's caches.
+ */
 async function lock(client: pg.Client, name: string, mode: string, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  if (await tryLock(client, name, mode)) return;
   // Ending the connection is the only way out of the wait that needs no second one.
   const abort = () => void client.end().catch(() => undefined);
   signal.throwIfAborted();
@@ -105,6 +105,17 @@ async function lock(client: pg.Client, name: string, mode: string, signal: Abort
     signal.removeEventListener('abort', abort);
   }
   signal.throwIfAborted();
+}
+
+async function tryLock(client: pg.Client, name: string, mode: string): Promise<boolean> {
+  try {
+    await client.query(`BEGIN; LOCK TABLE ${name} IN ${mode} MODE NOWAIT`);
+    return true;
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === LOCK_NOT_AVAILABLE)) throw error;
+    await client.query('ROLLBACK');
+    return false;
+  }
 }
 
 async function seated(client: pg.Client, name: string): Promise<Seat> {

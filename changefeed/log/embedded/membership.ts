@@ -40,6 +40,7 @@ export class Membership {
   #seat: Seat | undefined;
   #watch: { seat: string; pid: number; abort: AbortController } | undefined;
   #loop: Promise<void> | undefined;
+  #turn: Promise<unknown> = Promise.resolve();
   #refreshing = false;
   #again = false;
   #unlisten: (() => void) | undefined;
@@ -83,10 +84,10 @@ export class Membership {
     if (seat === undefined || this.#claims.has(thing)) return false;
     this.#claims.add(thing);
     try {
-      const { rows } = await seat.client.query<{ got: boolean }>('SELECT pg_try_advisory_lock($1) AS got', [
-        lockKey(thing),
-      ]);
-      if (rows[0]?.got === true && this.#seat === seat) return true;
+      const got = await this.#inTurn(() =>
+        seat.client.query<{ got: boolean }>('SELECT pg_try_advisory_lock($1) AS got', [lockKey(thing)]),
+      );
+      if (got.rows[0]?.got === true && this.#seat === seat) return true;
     } catch (error) {
       this.#giveUp(seat, error);
     }
@@ -97,9 +98,16 @@ export class Membership {
   async unclaim(thing: string): Promise<void> {
     const seat = this.#seat;
     if (seat === undefined || !this.#claims.delete(thing)) return;
-    await seat.client
-      .query('SELECT pg_advisory_unlock($1)', [lockKey(thing)])
-      .catch((error) => this.#giveUp(seat, error));
+    await this.#inTurn(() => seat.client.query('SELECT pg_advisory_unlock($1)', [lockKey(thing)])).catch(
+      (error) => this.#giveUp(seat, error),
+    );
+  }
+
+  /** The seat's connection does one query at a time. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#turn.then(work);
+    this.#turn = turn.catch(() => undefined);
+    return turn;
   }
 
   /** Whether the member is one of this process's, on the seat that it has now. */

@@ -1,0 +1,86 @@
+import { createKv } from '../../kvstore/client.ts';
+import type { Kv } from '../../kvstore/types.ts';
+import { silentLogger } from '../../runtime/log.ts';
+import { startKvstore } from '../../test/fixtures/kvstore.ts';
+import { startPostgres } from '../../test/fixtures/postgres.ts';
+import { Capture } from '../capture/capture.ts';
+import { createEmbeddedReader, createEmbeddedWriter } from '../log/embedded/index.ts';
+import type { LogReader } from '../types.ts';
+import { startProxy } from './proxy.ts';
+
+const log = silentLogger();
+
+/** A process that uses the KV tier and the log, over connections of its own that can be broken. */
+export interface TestProcess {
+  readonly kv: Kv;
+  readonly reader: LogReader;
+  /** Breaks every connection; they come back. */
+  cut(): void;
+  /** As kill -9 looks to everyone else: it is not heard of again. */
+  kill(): void;
+  close(): Promise<void>;
+}
+
+/** PostgreSQL, a kvstore server, the capture and the embedded log, all real. */
+export interface Road {
+  readonly kv: Kv;
+  process(): Promise<TestProcess>;
+  close(): Promise<void>;
+}
+
+export async function startRoad(partitions: number): Promise<Road> {
+  const postgres = await startPostgres();
+  const capture = new Capture({
+    postgres: postgres.url,
+    slot: 'conger',
+    partitions,
+    openWriter: async () =>
+      createEmbeddedWriter({
+        postgres: postgres.url,
+        partitions,
+        retainMs: 3_600_000,
+        retainRecords: 1_000_000,
+        log,
+      }),
+    log,
+  });
+  await capture.start();
+  const kvstore = await startKvstore(postgres.url);
+  const kv = createKv({ servers: [kvstore.url], log });
+
+  const process = async (): Promise<TestProcess> => {
+    const toLog = await startProxy(Number(new URL(postgres.url).port));
+    const toKv = await startProxy(kvstore.port);
+    const url = new URL(postgres.url);
+    url.port = String(toLog.port);
+    const ownKv = createKv({ servers: [`tcp://127.0.0.1:${toKv.port}`], log });
+    const reader = await createEmbeddedReader({ postgres: url.href, partitions, log });
+    return {
+      kv: ownKv,
+      reader,
+      cut: () => {
+        toLog.cut();
+        toKv.cut();
+      },
+      kill: () => {
+        toLog.refuse();
+        toKv.refuse();
+      },
+      close: async () => {
+        await Promise.all([reader.close(), ownKv.close()]);
+        await Promise.all([toLog.close(), toKv.close()]);
+      },
+    };
+  };
+
+  return {
+    kv,
+    process,
+    close: async () => {
+      await kv.close();
+      await capture.stop();
+      await kvstore.stop();
+      await postgres.stop();
+    },
+  };
+}
