@@ -243,6 +243,15 @@ function issueOf(issue: ZodIssue, style: ValidationStyle): FieldError {
     : { field, code: style.invalidCode, message };
 }
 
+/**
+ * What tells a repeated request from a new one: its `idempotency-key`, or else its `x-request-id`. What a request
+ * creates is named after it, so that a repeat finds it there.
+ */
+export function requestKey(request: FastifyRequest): string {
+  const given = request.headers['idempotency-key'];
+  return typeof given === 'string' && given.length > 0 ? given : request.id;
+}
+
 /** The error of a service for invalid fields, in the service's own style. */
 export function validationError(style: ValidationStyle, errors: readonly FieldError[]): CongerError {
   const sorted = [...errors].sort((a, b) => (a.field < b.field ? -1 : 1));

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import http from 'node:http';
 import { createRequire } from 'node:module';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -36,7 +37,8 @@ export interface RestOptions {
 /**
  * A client of one service, over all its instances. cueball keeps the connections and leaves out the instances that
  * are down. A request that found no instance, lost its connection, or was answered 503 is sent again (with jitter,
- * within 20 s): the services' calls are safe to repeat under one `x-request-id`, which the request in force gives.
+ * within 20 s): all its tries have one `idempotency-key`, by which a service knows a repeat. `x-request-id` is that of
+ * the request in force.
  * Any other error answer is thrown as the CongerError that it describes.
  */
 export class RestClient {
@@ -83,10 +85,11 @@ export class RestClient {
   /** @throws CongerError with the code that the service answered, or ServiceUnavailable after the last retry. */
   async request<T>(method: string, path: string, options: RestOptions = {}): Promise<RestResponse<T>> {
     const start = Date.now();
+    const key = randomUUID();
     for (let attempt = 0; ; attempt++) {
       let failure: unknown;
       try {
-        const answer = await this.#once<T>(method, path, options);
+        const answer = await this.#once<T>(method, path, key, options);
         if (answer.status < 400) return answer;
         failure = errorOf(answer, `${this.name} ${method} ${path}`);
         if (answer.status !== 503) throw failure;
@@ -109,13 +112,14 @@ export class RestClient {
     return new Promise((resolve) => this.#agent.stop(resolve));
   }
 
-  #once<T>(method: string, path: string, options: RestOptions): Promise<RestResponse<T>> {
+  #once<T>(method: string, path: string, key: string, options: RestOptions): Promise<RestResponse<T>> {
     const trace = currentTrace();
     const payload = options.body === undefined ? undefined : Buffer.from(JSON.stringify(options.body));
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries(options.query ?? {}))
       if (value !== undefined) query.set(name, String(value));
     const headers: Record<string, string | number> = { accept: 'application/json', ...options.headers };
+    if (method !== 'GET') headers['idempotency-key'] = key;
     if (trace !== undefined) {
       headers['x-request-id'] = trace.requestId;
       headers.traceparent = trace.traceparent;

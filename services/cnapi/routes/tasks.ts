@@ -1,6 +1,8 @@
+import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { WaitTimeoutError } from '../../../changefeed/broadcast.ts';
 import { CongerError, isCongerError } from '../../../runtime/errors.ts';
+import { requestKey } from '../../common/http.ts';
 import { derivedUuid } from '../../common/ids.ts';
 import { updateObject } from '../../common/retry.ts';
 import type { ServiceContext } from '../../common/service.ts';
@@ -30,7 +32,7 @@ export function taskRoutes(context: ServiceContext): void {
     { schema: { params: serverParams, body: z.record(z.string(), z.unknown()).default({}) } },
     async (request, reply) => {
       await readServer(context, request.params.uuid);
-      const id = await createTask(context, 'nop', request.params.uuid, request.id, request.body);
+      const id = await createTask(context, 'nop', request, request.params.uuid, request.body);
       return reply.code(202).send({ id });
     },
   );
@@ -94,14 +96,14 @@ export function taskRoutes(context: ServiceContext): void {
 export async function createTask(
   { kv }: Pick<ServiceContext, 'kv'>,
   task: string,
+  request: FastifyRequest,
   serverUuid: string,
-  requestId: string,
   params: Record<string, unknown>,
 ): Promise<string> {
-  const id = derivedUuid('cnapi task', task, serverUuid, requestId);
+  const id = derivedUuid('cnapi task', task, serverUuid, requestKey(request));
   const record: TaskRecord = {
     id,
-    req_id: requestId,
+    req_id: request.id,
     server_uuid: serverUuid,
     task,
     params,

@@ -102,7 +102,7 @@ export interface RuleRecord {
   readonly description?: string;
   readonly created_by?: string;
   /** The request that made this version; a repeat of it is answered as the first time. */
-  readonly request_id?: string;
+  readonly request_key?: string;
   readonly [index: string]: unknown;
 }
 
@@ -150,7 +150,7 @@ export function ruleOfRecord(record: RuleRecord): ParsedRule {
 
 export function recordOfRule(
   rule: ParsedRule,
-  extra: { created_by?: string; request_id?: string },
+  extra: { created_by?: string; request_key?: string },
 ): RuleRecord {
   const indexes: Record<string, unknown> = {};
   for (const direction of ['from', 'to'] as const) {

@@ -1,8 +1,7 @@
 import { z } from 'zod';
 import type { Kv, KvObject } from '../../../kvstore/types.ts';
 import { CongerError, isCongerError } from '../../../runtime/errors.ts';
-import { currentTrace } from '../../../runtime/trace.ts';
-import { validationError, validationStyles } from '../../common/http.ts';
+import { requestKey, validationError, validationStyles } from '../../common/http.ts';
 import { derivedUuid } from '../../common/ids.ts';
 import { type VmRecord, vmsBucket } from '../../common/records.ts';
 import { retryOnConflict } from '../../common/retry.ts';
@@ -51,10 +50,10 @@ export function ruleRoutes({ app, kv }: ServiceContext): void {
 
   app.post('/rules', { schema: { body: createSchema } }, async (request, reply) => {
     const { created_by, ...given } = request.body;
-    const requestId = currentTrace()?.requestId ?? request.id;
-    const rule = parseRule({ ...given, uuid: given.uuid ?? derivedUuid('fwapi rule', requestId) });
+    const key = requestKey(request);
+    const rule = parseRule({ ...given, uuid: given.uuid ?? derivedUuid('fwapi rule', key) });
     const record = recordOfRule(rule, {
-      request_id: requestId,
+      request_key: key,
       ...(created_by === undefined ? {} : { created_by }),
     });
     const stored = await createOnce(kv, record);
@@ -78,7 +77,7 @@ export function ruleRoutes({ app, kv }: ServiceContext): void {
         version: nextVersion(),
       });
       const next = recordOfRule(rule, {
-        request_id: request.id,
+        request_key: requestKey(request),
         ...createdBy(created_by ?? old.value.created_by),
       });
       await kv.put(rulesBucket.name, rule.uuid, next, { etag: old._etag });
@@ -137,7 +136,7 @@ async function createOnce(kv: Kv, record: RuleRecord): Promise<RuleRecord> {
   } catch (error) {
     if (!isCongerError(error, 'EtagConflictError')) throw error;
     const present = await kv.tryGet<RuleRecord>(rulesBucket.name, record.uuid);
-    if (present?.value.request_id === record.request_id && present !== undefined) return present.value;
+    if (present?.value.request_key === record.request_key && present !== undefined) return present.value;
     throw validationError(validationStyles.fwapi, [
       { field: 'uuid', code: 'Duplicate', message: 'already exists' },
     ]);
