@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { BatchOp, Kv } from '../kvstore/types.ts';
-import { isCongerError, messageOf } from '../runtime/errors.ts';
+import { isCongerError } from '../runtime/errors.ts';
 import type { Logger } from '../runtime/log.ts';
 import { counter, gauge } from '../runtime/metrics.ts';
 import { newTrace, withTrace } from '../runtime/trace.ts';
@@ -124,11 +124,8 @@ class GroupConsumer implements GroupHandler {
         this.#holdings.delete(partition);
         this.#log.info({ partition }, error.message);
       } else {
+        // The reader logs what it is thrown, and offers the batch again.
         failures.inc(this.#labels(partition));
-        this.#log.warn(
-          { err: error, partition },
-          `changes not applied, will be tried again: ${messageOf(error)}`,
-        );
       }
       throw error;
     }

@@ -167,6 +167,22 @@ test('an end inside the snapshot gives no cursor: there is nothing to resume', a
   expect(f.messages).toEqual([{ type: 'end', error: expect.any(CongerError), cursor: undefined }]);
 });
 
+test('a change that comes at any moment of the reader’s turn is sent without another one to push it', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  const f = open(broadcast);
+  await f.received(1);
+  for (let depth = 0; depth < 30; depth++) {
+    log.append(log.make({ key: `first${depth}` }));
+    const first = reader.goOn();
+    for (let i = 0; i < depth; i++) await undefined;
+    log.append(log.make({ key: `second${depth}` }));
+    await Promise.all([first, reader.goOn()]);
+    await f.received(1 + 2 * (depth + 1));
+  }
+  expect(f.events()).toHaveLength(60);
+});
+
 test('bookmarks say how far it is when others’ changes go by, seldom, and never at rest', async () => {
   vi.useFakeTimers();
   const log = new TestLog(1);
