@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { Kafka, logLevel } from 'kafkajs';
 import { messageOf } from '../../../runtime/errors.ts';
+import './repair.ts';
 import { deployDirectory, installKafka } from './install.ts';
 
 export { installKafka, missingForKafka } from './install.ts';

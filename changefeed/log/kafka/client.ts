@@ -2,6 +2,7 @@ import { connect, Socket } from 'node:net';
 import { type ISocketFactory, Kafka, type LogEntry, logLevel, type RetryOptions } from 'kafkajs';
 import Cluster from 'kafkajs/src/cluster/index.js';
 import type { Logger } from '../../../runtime/log.ts';
+import './repair.ts';
 
 /** What a Kafka log is made of; writers and readers are given the same. */
 export interface KafkaOptions {

@@ -1,4 +1,4 @@
-import { KafkaJSOffsetOutOfRange } from 'kafkajs';
+import kafkajs from 'kafkajs';
 import type Cluster from 'kafkajs/src/cluster/index.js';
 import { messageOf } from '../../../runtime/errors.ts';
 import { Backoff } from '../../backoff.ts';
@@ -131,7 +131,7 @@ export class Fetcher {
           }
         }
       } catch (error) {
-        if (!(error instanceof KafkaJSOffsetOutOfRange)) throw error;
+        if (!(error instanceof kafkajs.KafkaJSOffsetOutOfRange)) throw error;
         await this.#restart(cluster, error.partition);
       }
     }

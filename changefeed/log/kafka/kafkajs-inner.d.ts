@@ -1,7 +1,7 @@
 /**
- * The part of kafkajs' inner Cluster that fetch.ts uses. kafkajs' public consumer cannot read partitions without joining
- * a group, and stops all partitions for one slow handler; its own consumer is built on this class. package.json pins the
- * version.
+ * The parts of kafkajs' inside that are used here; package.json pins the version. Cluster, for reading: kafkajs' public
+ * consumer cannot read partitions without joining a group, and stops all partitions for one slow handler; it is built on
+ * this class itself. RequestQueue, for repair.ts.
  */
 declare module 'kafkajs/src/cluster/index.js' {
   import type { ISocketFactory, Logger, RetryOptions } from 'kafkajs';
@@ -75,5 +75,16 @@ declare module 'kafkajs/src/cluster/index.js' {
         readonly partitions: readonly { readonly partition: number; readonly offset: string }[];
       }[]
     >;
+  }
+}
+
+declare module 'kafkajs/src/network/requestQueue/index.js' {
+  export default class RequestQueue {
+    readonly pending: readonly unknown[];
+    /** Milliseconds since 1970 until which the broker wants no request; -1: none. */
+    readonly throttledUntil: number;
+    throttleCheckTimeoutId: NodeJS.Timeout | null;
+    checkPendingRequests(): void;
+    scheduleCheckPendingRequests(): void;
   }
 }
