@@ -1,4 +1,5 @@
 import { mkdir } from 'node:fs/promises';
+import { setMaxListeners } from 'node:events';
 import type { Server } from 'node:http';
 import type { Logger } from '../runtime/log.ts';
 import { machineNamespace } from './driver/names.ts';
@@ -59,6 +60,8 @@ export class Agent {
     const { home, log, nodeUuid, driver, prefix } = options;
     const underlay = options.underlay.split('/')[0] ?? '';
     const { signal } = this.#abort;
+    // Every report and task that waits listens to it.
+    setMaxListeners(0, signal);
     this.#state = new DesiredState(home, log);
     this.#ledger = new Ledger(home, log);
     this.#numbers = new SavedNumbers(home, log);

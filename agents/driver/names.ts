@@ -39,8 +39,8 @@ export function tagBridge(nicTag: string, vlan: number): string {
   return `bt${createHash('sha256').update(nicTag).digest('hex').slice(0, 8)}.${vlan}`;
 }
 
-/** A locally administered MAC for the node's own underlay NIC. */
-export function underlayMac(nodeUuid: string): string {
-  const digits = createHash('sha256').update(nodeUuid).digest('hex').slice(0, 10);
+/** A locally administered MAC that is always the same for the same words. */
+export function ownMac(...words: string[]): string {
+  const digits = createHash('sha256').update(words.join(' ')).digest('hex').slice(0, 10);
   return `02:${digits.match(/../g)?.join(':')}`;
 }

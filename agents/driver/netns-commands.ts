@@ -1,4 +1,4 @@
-import type { NodeNames } from './names.ts';
+import { type NodeNames, ownMac } from './names.ts';
 import type { Change } from './types.ts';
 
 /** Lines for one run of `ip -batch` or `bridge -batch` in one namespace. */
@@ -34,8 +34,11 @@ export function toBatches(
     switch (table) {
       case 'bridges':
         if (op === 'remove') links.push(`link del ${key}`);
-        if (op === 'put')
-          links.push(`link add ${key} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`);
+        // An address of its own: one that it takes from its ports changes with them, and each change drops the neighbours.
+        if (op === 'put') {
+          const mac = ownMac(key, names.node);
+          links.push(`link add ${key} address ${mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`);
+        }
         if (op !== 'remove') links.push(`link set ${key} mtu ${underlayMtu} addrgenmode none up`);
         break;
       case 'vxlans':

@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { run } from './exec.ts';
-import { type NodeNames, underlayMac } from './names.ts';
+import { type NodeNames, ownMac } from './names.ts';
 
 /** Where the namespaces of every agent on this machine are written down. */
 export const runFolder = '/run/conger';
@@ -53,7 +53,7 @@ export async function setupNode(names: NodeNames, nodeUuid: string, underlay: st
     names.underlay,
     names.node,
     port,
-    underlayMac(nodeUuid),
+    ownMac(nodeUuid, 'underlay'),
     underlay,
   ]);
 }

@@ -1,6 +1,6 @@
 import { statfs } from 'node:fs/promises';
 import * as os from 'node:os';
-import { underlayMac } from '../driver/names.ts';
+import { ownMac } from '../driver/names.ts';
 
 export interface NodeIdentity {
   readonly uuid: string;
@@ -33,7 +33,7 @@ export async function sysinfo(node: NodeIdentity): Promise<Record<string, unknow
     'Zpool Size in GiB': Math.floor((disk.blocks * disk.bsize) / 2 ** 30),
     'Network Interfaces': {
       underlay: {
-        'MAC Address': underlayMac(node.uuid),
+        'MAC Address': ownMac(node.uuid, 'underlay'),
         ip4addr: node.underlay,
         'Link Status': 'up',
         'NIC Names': ['underlay'],
