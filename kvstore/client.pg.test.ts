@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { isCongerError } from '../runtime/errors.ts';
 import { silentLogger } from '../runtime/log.ts';
@@ -135,6 +136,19 @@ describe('ensureBucket', () => {
     await expect(kv.put('raced', 'k', { more: 'no uuid' })).rejects.toMatchObject({
       code: 'InvalidIndexTypeError',
     });
+  });
+
+  test('a new index holds the objects that were there before', async () => {
+    const before: BucketConfig = { index: { name: { type: 'string' } }, options: { version: 1 } };
+    await kv.ensureBucket('grown', before);
+    await Promise.all(Array.from({ length: 1100 }, (_, i) => kv.put('grown', `k${i}`, { num: i % 11 })));
+    const others = Array.from({ length: 3 }, () => openKv([kvstore.url]));
+    await Promise.all(
+      others.map((each) => each.ensureBucket('grown', { ...config, options: { version: 2 } })),
+    );
+    const found = await kv.find('grown', '(num=7)', { requireIndexes: true });
+    expect(found.count).toBe(100);
+    expect(found.objects).toHaveLength(100);
   });
 
   test('an older version of a service leaves the newer bucket alone', async () => {
@@ -304,7 +318,17 @@ describe('servers that come and go', () => {
     return pair;
   }
 
-  test('increments are neither lost nor doubled while servers are killed', async () => {
+  /** Breaks every connection of the servers to PostgreSQL. */
+  async function breakDatabaseConnections(): Promise<void> {
+    const client = new pg.Client({ connectionString: postgres.url });
+    await client.connect();
+    await client.query(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'conger-kvstore'",
+    );
+    await client.end();
+  }
+
+  test('increments are neither lost nor doubled while servers and their connections are killed', async () => {
     const pair = await twoServers();
     const each = openKv(pair.map((server) => server.url));
     interface Counter {
@@ -315,23 +339,26 @@ describe('servers that come and go', () => {
     await Promise.all(keys.map((key) => each.put(bucket, key, { total: 0, by: {} })));
 
     const acknowledged = new Map<string, number>();
-    const killAt = [60, 200, 340];
-    let done = 0;
-    const restarts: Promise<void>[] = [];
-    const chaos = () => {
-      if (++done !== killAt[0]) return;
-      killAt.shift();
-      const index = killAt.length % 2;
+    const killServer = async (index: 0 | 1) => {
       const victim = pair[index];
-      if (victim === undefined) return;
-      restarts.push(
-        (async () => {
-          await victim.kill('SIGKILL');
-          const successor = await spawnKvstore(postgres.url, victim.port);
-          servers.push(successor);
-          pair[index] = successor;
-        })(),
-      );
+      await victim.kill('SIGKILL');
+      const successor = await spawnKvstore(postgres.url, victim.port);
+      servers.push(successor);
+      pair[index] = successor;
+    };
+    const faults = new Map<number, () => Promise<void>>([
+      [60, () => killServer(0)],
+      [130, breakDatabaseConnections],
+      [200, () => killServer(1)],
+      [270, breakDatabaseConnections],
+      [340, () => killServer(0)],
+      [400, breakDatabaseConnections],
+    ]);
+    let done = 0;
+    const running: Promise<void>[] = [];
+    const chaos = () => {
+      const fault = faults.get(++done);
+      if (fault !== undefined) running.push(fault());
     };
 
     const worker = async (name: string, key: string) => {
@@ -351,9 +378,9 @@ describe('servers that come and go', () => {
       }
     };
     await Promise.all(Array.from({ length: 12 }, (_, i) => worker(`w${i}`, keys[i % 3] ?? '')));
-    await Promise.all(restarts);
+    await Promise.all(running);
 
-    expect(killAt).toEqual([]);
+    expect(running).toHaveLength(faults.size);
     const counters = await Promise.all(keys.map((key) => each.get<Counter>(bucket, key)));
     const by = Object.assign({}, ...counters.map((counter) => counter.value.by));
     expect(by).toEqual(Object.fromEntries(acknowledged));

@@ -213,7 +213,7 @@ describe('find', () => {
       (await client.findObjects(bucket, filter)).map((o) => o.key).length;
     expect(await keys('(name=find 1*)')).toBe(5);
     expect(await keys('(&(tags=t3)(name=*))')).toBe(4);
-    expect(await keys('(|(num=1000)(num=1001)(num=9))')).toBe(2);
+    expect(await keys('(|(num=1000)(num=1001)(num=-9))')).toBe(2);
   });
 
   test('invalid filters and fields without an index', async () => {

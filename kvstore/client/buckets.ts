@@ -22,14 +22,21 @@ const bucketSchema = z.object({
       feed: z.boolean().optional(),
     }),
   ),
+  /** Fields whose index does not hold every object yet, by the version that brought them. */
+  reindex_active: json.pipe(z.record(z.string(), z.unknown()).nullable()).nullish(),
 });
+const reindexSchema = z.object({ processed: z.number() });
 
-/** Races that are lost to another process that sets up the same bucket are run again so often. */
-const tries = 5;
+/** Objects that one call of a reindexing goes over. */
+const reindexChunk = 500;
+
+/** An update is looked at again, and so is a bucket that another process sets up at the same time; so often at most. */
+const tries = 8;
 
 /**
  * Creates the bucket or brings it up to `config`'s version; never down, so that two versions of a service can start
- * in any order. Where neither side has a version, a differing configuration is brought in line.
+ * in any order. Where neither side has a version, a differing configuration is brought in line. New indexes hold
+ * every object when this resolves.
  */
 export async function ensureBucket(caller: Caller, name: string, config: BucketConfig): Promise<void> {
   checkBucketName(name);
@@ -37,15 +44,23 @@ export async function ensureBucket(caller: Caller, name: string, config: BucketC
   for (let attempt = 0; attempt < tries; attempt++) {
     try {
       const current = await getBucket(caller, name);
-      if (current === undefined) await write(caller, 'createBucket', name, config);
-      else if (needsUpdate(current, config)) await write(caller, 'updateBucket', name, config);
-      return;
+      if (current === undefined) {
+        await write(caller, 'createBucket', name, config);
+        return;
+      }
+      if (!needsUpdate(current, config)) {
+        if (Object.keys(current.reindex_active ?? {}).length > 0) await reindex(caller, name);
+        return;
+      }
+      await write(caller, 'updateBucket', name, config);
+      // A bucket without a version is not reindexed, and cannot be told from what was asked for.
+      if (config.options?.version === undefined) return;
     } catch (error) {
       if (!isRace(error)) throw error;
       conflict = error;
     }
   }
-  throw conflict;
+  throw conflict ?? new CongerError('BucketConflictError', `${name} was likely being concurrently updated`);
 }
 
 type Bucket = z.output<typeof bucketSchema>;
@@ -72,6 +87,17 @@ async function write(
 ): Promise<void> {
   const wire = { index: config.index, pre: [], post: [], options: config.options ?? {} };
   await caller.call({ rpc, args: (options) => [name, wire, options] });
+}
+
+async function reindex(caller: Caller, name: string): Promise<void> {
+  for (;;) {
+    const values = await caller.call({
+      rpc: 'reindexObjects',
+      args: (options) => [name, reindexChunk, options],
+      options: { no_count: true },
+    });
+    if (reindexSchema.parse(values[0]).processed === 0) return;
+  }
 }
 
 function needsUpdate(current: Bucket, config: BucketConfig): boolean {

@@ -34,7 +34,7 @@ export class FastServer {
       log: options.log,
       maxRequest,
       maxPending: 1024,
-      stallMs: 60_000,
+      stallMs: 30_000,
       ...options.limits,
     };
     this.#server = createServer({ allowHalfOpen: true, highWaterMark: 64 * 1024 }, (socket) => {
