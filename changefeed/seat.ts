@@ -38,6 +38,10 @@ export async function ensureSeat(client: pg.Client, name: string): Promise<void>
 /** A seat that is held for as long as `client` is connected. */
 export interface Seat {
   readonly name: string;
+  /**
+   * Inside of a transaction. Queries must be without parameters: with them PostgreSQL keeps the portal, and its
+   * snapshot, until the next one.
+   */
   readonly client: pg.Client;
   /** The process id of the backend that holds it. */
   readonly pid: number;

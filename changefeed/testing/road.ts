@@ -16,6 +16,8 @@ export interface TestProcess {
   readonly reader: LogReader;
   /** Breaks every connection; they come back. */
   cut(): void;
+  /** Ends its connections to the log alone: the group goes on without it, and it can still write. */
+  loseLog(): void;
   /** As kill -9 looks to everyone else: it is not heard of again. */
   kill(): void;
   close(): Promise<void>;
@@ -62,6 +64,7 @@ export async function startRoad(partitions: number): Promise<Road> {
         toLog.cut();
         toKv.cut();
       },
+      loseLog: () => toLog.refuse(),
       kill: () => {
         toLog.refuse();
         toKv.refuse();

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type pg from 'pg';
 import { messageOf } from '../../../runtime/errors.ts';
 import type { Logger } from '../../../runtime/log.ts';
-import { Backoff } from '../../backoff.ts';
+import { Backoff, pause } from '../../backoff.ts';
 import { type Seat, seatIsFree, takeFreeSeat } from '../../seat.ts';
 import type { Doorbell } from './doorbell.ts';
 import { GROUP_CHANNEL } from './schema.ts';
@@ -25,7 +25,15 @@ export interface Member {
 /** Told of every change of the living members; undefined: our own seat is lost, and with it every claim. */
 export type OnMembers = (living: readonly Member[] | undefined) => void;
 
+interface Watch {
+  readonly seat: string;
+  readonly pid: number;
+  readonly abort: AbortController;
+}
+
 const SEATS = 1_000;
+/** How long to wait after a watch failed. */
+const WATCH_RETRY_MS = 200;
 
 /**
  * Which members of all groups are alive. A process sits on one seat for all its members, and a member is alive while
@@ -38,7 +46,7 @@ export class Membership {
   readonly #entries = new Map<string, { group: string; member: string; onMembers: OnMembers }>();
   readonly #claims = new Set<string>();
   #seat: Seat | undefined;
-  #watch: { seat: string; pid: number; abort: AbortController } | undefined;
+  #watch: Watch | undefined;
   #loop: Promise<void> | undefined;
   #turn: Promise<unknown> = Promise.resolve();
   #refreshing = false;
@@ -85,7 +93,7 @@ export class Membership {
     this.#claims.add(thing);
     try {
       const got = await this.#inTurn(() =>
-        seat.client.query<{ got: boolean }>('SELECT pg_try_advisory_lock($1) AS got', [lockKey(thing)]),
+        seat.client.query<{ got: boolean }>(`SELECT pg_try_advisory_lock(${lockKey(thing)}) AS got`),
       );
       if (got.rows[0]?.got === true && this.#seat === seat) return true;
     } catch (error) {
@@ -98,7 +106,7 @@ export class Membership {
   async unclaim(thing: string): Promise<void> {
     const seat = this.#seat;
     if (seat === undefined || !this.#claims.delete(thing)) return;
-    await this.#inTurn(() => seat.client.query('SELECT pg_advisory_unlock($1)', [lockKey(thing)])).catch(
+    await this.#inTurn(() => seat.client.query(`SELECT pg_advisory_unlock(${lockKey(thing)})`)).catch(
       (error) => this.#giveUp(seat, error),
     );
   }
@@ -224,23 +232,23 @@ export class Membership {
     if (next === undefined) return;
     const watch = { seat: next.seat, pid: next.pid, abort: new AbortController() };
     this.#watch = watch;
-    seatIsFree(this.#connection('watch'), next.seat, watch.abort.signal)
-      .then(() =>
-        this.#options.pool.query(`DELETE FROM conger_log_member WHERE seat = $1 AND pid = $2`, [
-          next.seat,
-          next.pid,
-        ]),
-      )
-      .then(
-        () => this.ring(),
-        (error) => this.#options.log.debug({ err: error }, 'a watch ended'),
-      )
-      .finally(() => {
-        // A watch that failed is set up again, as one that succeeded is for the next seat.
-        if (this.#watch !== watch) return;
-        this.#watch = undefined;
-        this.#refresh();
-      });
+    void this.#await(watch);
+  }
+
+  async #await(watch: Watch): Promise<void> {
+    const { pool, log } = this.#options;
+    try {
+      await seatIsFree(this.#connection('watch'), watch.seat, watch.abort.signal);
+      await pool.query(`DELETE FROM conger_log_member m WHERE NOT EXISTS (${HOLDS_SEAT})`);
+      await this.ring();
+    } catch (error) {
+      log.debug({ err: error }, `a watch ended: ${messageOf(error)}`);
+      await pause(WATCH_RETRY_MS, watch.abort.signal);
+    }
+    // The next watch is of another seat, or of the same one where this watch failed.
+    if (this.#watch !== watch) return;
+    this.#watch = undefined;
+    this.#refresh();
   }
 
   #connection(what: string) {
@@ -248,13 +256,16 @@ export class Membership {
   }
 }
 
+/** Of the row `m`: whether the backend that it was written for holds its seat. */
+const HOLDS_SEAT = `
+  SELECT 1 FROM pg_locks l
+   WHERE l.locktype = 'relation' AND l.relation = to_regclass(m.seat)
+     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+     AND l.pid = m.pid AND l.mode = 'ExclusiveLock' AND l.granted`;
+
 async function listLiving(pool: pg.Pool): Promise<Member[]> {
   const { rows } = await pool.query<Member>(
-    `SELECT m.seat, m.pid, m.grp AS group, m.member
-       FROM conger_log_member m
-       JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = to_regclass(m.seat)
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND l.pid = m.pid AND l.mode = 'ExclusiveLock' AND l.granted`,
+    `SELECT m.seat, m.pid, m.grp AS group, m.member FROM conger_log_member m WHERE EXISTS (${HOLDS_SEAT})`,
   );
   return rows;
 }
@@ -263,7 +274,7 @@ function* seatNames(): Generator<string> {
   for (let n = 0; n < SEATS; n++) yield `conger_seat_${n}`;
 }
 
-/** A 64-bit key for an advisory lock, in decimal. */
+/** A 64-bit key for an advisory lock, as a literal. */
 function lockKey(thing: string): string {
-  return createHash('sha256').update(thing).digest().readBigInt64BE(0).toString();
+  return `'${createHash('sha256').update(thing).digest().readBigInt64BE(0)}'::bigint`;
 }

@@ -1,0 +1,77 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
+import { random } from '../testing/random.ts';
+import { logLines, query, runLoad, untilAppended, Witness } from './wal.testing.ts';
+
+const entry = fileURLToPath(new URL('../../dist/changefeed/capture/main.js', import.meta.url));
+
+let server: TestPostgres;
+
+beforeAll(async () => {
+  server = await startPostgres();
+}, 60_000);
+
+afterAll(() => server.stop());
+
+interface Process {
+  readonly child: ChildProcess;
+  readonly url: string;
+}
+
+async function spawnCapture(): Promise<Process> {
+  const child = fork(entry, [], {
+    env: { ...process.env, CONGER_POSTGRES: server.url, CONGER_LOG_LEVEL: 'fatal' },
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  });
+  const [message] = await once(child, 'message');
+  return { child, url: message.ready.urls[0] };
+}
+
+async function end(one: Process, signal: NodeJS.Signals): Promise<number | null> {
+  const exit = once(one.child, 'exit');
+  one.child.kill(signal);
+  return (await exit)[0];
+}
+
+async function isActive(one: Process): Promise<boolean> {
+  const answer = (await (await fetch(`${one.url}/ping`)).json()) as { active: boolean };
+  return answer.active;
+}
+
+test('capture processes that are killed at random lose and double nothing', { timeout: 60_000 }, async () => {
+  const seed = Number(process.env.CONGER_TEST_SEED ?? 42);
+  const next = random(seed);
+  const processes = [await spawnCapture(), await spawnCapture()];
+  const truth = new Witness(server.url);
+  await truth.prepare();
+  let count = 0;
+  for (let round = 0; round < 10; round++) {
+    let loading = true;
+    const load = runLoad(server.url, { sessions: 4, transactions: 40, seed: seed + round }).finally(() => {
+      loading = false;
+    });
+    while (loading) {
+      await new Promise((resolve) => setTimeout(resolve, next() * 150));
+      const n = Math.floor(next() * processes.length);
+      const victim = processes[n];
+      if (victim === undefined) continue;
+      await end(victim, next() < 0.8 ? 'SIGKILL' : 'SIGTERM');
+      processes[n] = await spawnCapture();
+    }
+    count += await load;
+  }
+  await untilAppended(server.url, count);
+  expect(await logLines(server.url), `seed ${seed}`).toEqual(await truth.lines('conger'));
+
+  const active = async () => (await Promise.all(processes.map(isActive))).filter(Boolean).length;
+  while ((await active()) !== 1) await new Promise((resolve) => setTimeout(resolve, 20));
+  const metrics = await Promise.all(processes.map(async (one) => (await fetch(`${one.url}/metrics`)).text()));
+  expect(metrics.filter((text) => /^conger_capture_active 1$/m.test(text))).toHaveLength(1);
+  expect(metrics.some((text) => /^conger_capture_wal_behind_bytes \d+$/m.test(text))).toBe(true);
+  expect(await Promise.all(processes.map((one) => end(one, 'SIGTERM')))).toEqual([0, 0]);
+  const slots = await query(server.url, `SELECT 1 FROM pg_replication_slots WHERE active`);
+  expect(slots).toEqual([]);
+});

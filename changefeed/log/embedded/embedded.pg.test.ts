@@ -1,0 +1,203 @@
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { silentLogger } from '../../../runtime/log.ts';
+import { startPostgres, type TestPostgres } from '../../../test/fixtures/postgres.ts';
+import { Member } from '../../testing/member.ts';
+import { startProxy } from '../../testing/proxy.ts';
+import { record, records, Seen } from '../../testing/records.ts';
+import type { LogReader, LogWriter } from '../../types.ts';
+import { createEmbeddedReader, createEmbeddedWriter } from './index.ts';
+import { trim } from './trim.ts';
+
+const log = silentLogger();
+const partitions = 4;
+const keepAll = { retainMs: 2 ** 45, retainRecords: 1_000_000 };
+
+let server: TestPostgres;
+let url: string;
+let databases = 0;
+let admin: pg.Client;
+let cleanup: (() => Promise<unknown>)[];
+
+beforeAll(async () => {
+  server = await startPostgres();
+}, 60_000);
+
+afterAll(() => server.stop());
+
+beforeEach(async () => {
+  cleanup = [];
+  const root = new pg.Client(server.url);
+  await root.connect();
+  await root.query(`CREATE DATABASE embedded${++databases}`);
+  await root.end();
+  const own = new URL(server.url);
+  own.pathname = `/embedded${databases}`;
+  url = own.href;
+  admin = new pg.Client(url);
+  await admin.connect();
+  cleanup.push(() => admin.end());
+});
+
+afterEach(async () => {
+  for (const step of cleanup.reverse()) await step();
+});
+
+async function writer(options: Partial<typeof keepAll> = {}): Promise<LogWriter> {
+  const one = createEmbeddedWriter({ postgres: url, partitions, ...keepAll, ...options, log });
+  cleanup.push(() => one.close());
+  return one;
+}
+
+async function reader(postgres = url): Promise<LogReader> {
+  const one = await createEmbeddedReader({ postgres, partitions, log });
+  cleanup.push(() => one.close());
+  return one;
+}
+
+async function untilTrue(text: string): Promise<void> {
+  while ((await admin.query<{ yes: boolean | null }>(text)).rows[0]?.yes !== true) {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+describe('the embedded log', { timeout: 20_000 }, () => {
+  test('trims what is old or too much, and never the last record of a partition', async () => {
+    const one = await writer();
+    await one.open();
+    await one.append([record(1, 3), ...records(2, 300, 3).map((each) => ({ ...each, time: Date.now() }))]);
+    const options = { postgres: url, partitions, log };
+    expect(await trim({ ...options, fromSeq: 0n, fromTime: 0 })).toBe(0);
+    // Number 1 is old, and alone in its partition.
+    expect(await trim({ ...options, fromSeq: 0n, fromTime: Date.now() - 60_000 })).toBe(0);
+    expect(await trim({ ...options, fromSeq: 202n, fromTime: 0 })).toBe(200);
+    expect(await trim({ ...options, fromSeq: 202n, fromTime: 0 })).toBe(0);
+    expect(await trim({ ...options, fromSeq: 1_000_000n, fromTime: 0 })).toBe(97);
+    const { rows } = await admin.query(
+      'SELECT partition, count(*)::int FROM conger_log GROUP BY 1 ORDER BY 1',
+    );
+    expect(rows.map((row) => row.count)).toEqual([1, 1, 1, 1]);
+    expect((await (await writer()).open()).every((tail) => tail !== '')).toBe(true);
+  });
+
+  test('the writer trims as it appends', async () => {
+    const one = await writer({ retainRecords: 1_000 });
+    await one.open();
+    for (let n = 0; n < 8; n++) await one.append(records(1 + n * 2_000, 2_000, partitions));
+    await one.close();
+    const { rows } = await admin.query('SELECT count(*)::int AS n FROM conger_log');
+    expect(rows[0].n).toBeLessThan(12_000);
+    expect(rows[0].n).toBeGreaterThanOrEqual(1_000);
+  });
+
+  test('a log is not opened with another number of partitions', async () => {
+    await (await writer()).open();
+    await expect(createEmbeddedReader({ postgres: url, partitions: 5, log })).rejects.toThrow(
+      /4 partitions.*5/,
+    );
+    const other = createEmbeddedWriter({ postgres: url, partitions: 5, ...keepAll, log });
+    await expect(other.open()).rejects.toThrow(/4 partitions/);
+    await other.close();
+  });
+
+  test('a writer that was taken over is refused', async () => {
+    const [old, young] = [await writer(), await writer()];
+    await old.open();
+    await young.open();
+    await expect(old.append(records(1, 4, partitions))).rejects.toThrow();
+    const { rows } = await admin.query('SELECT count(*)::int AS n FROM conger_log');
+    expect(rows[0].n).toBe(0);
+  });
+
+  test('an append of a writer of an earlier generation does nothing, even on a connection that lives', async () => {
+    const old = await writer();
+    await old.open();
+    await admin.query('UPDATE conger_log_writer SET generation = generation + 1');
+    await expect(old.append(records(1, 4, partitions))).rejects.toMatchObject({ code: 'CGF01' });
+    // The connection is in order after the refusal, with no data of it left on the way.
+    await expect(old.append(records(1, 4, partitions))).rejects.toMatchObject({ code: 'CGF01' });
+    await old.open();
+    await old.append(records(1, 4, partitions));
+  });
+
+  test('a predecessor that stopped in mid-append does not hold up the next writer', async () => {
+    await (await writer()).open();
+    const stuck = new pg.Client({ connectionString: url, application_name: 'conger log writer' });
+    stuck.on('error', () => undefined);
+    await stuck.connect();
+    await stuck.query('BEGIN');
+    await stuck.query('SELECT conger_log_fence(generation) FROM conger_log_writer');
+    const next = await writer();
+    await next.open();
+    await next.append(records(1, 4, partitions));
+  });
+
+  test('everyone finds back when PostgreSQL crashes', async () => {
+    const one = await writer();
+    await one.open();
+    const all = records(1, 400, partitions);
+    const seen = new Seen();
+    await (await reader()).readAll(1_000, seen.take);
+    const member = new Member('a', partitions);
+    await (await reader()).join('group', 'a', member);
+    await member.until(() => member.owned.size === partitions);
+    await one.append(all.slice(0, 200));
+    await member.until(() => member.count === 200);
+
+    const { rows } = await admin.query('SELECT pg_backend_pid() AS pid');
+    const gone = new Promise((resolve) => admin.once('end', resolve));
+    admin.on('error', () => undefined);
+    // A backend that dies like this takes all of PostgreSQL down with it, and it recovers.
+    process.kill(rows[0].pid, 'SIGKILL');
+    await gone;
+    for (;;) {
+      const next = await writer();
+      const up = await next.open().then(
+        () => true,
+        () => false,
+      );
+      if (up) {
+        await next.append(all.slice(200));
+        break;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    admin = new pg.Client(url);
+    await admin.connect();
+    await seen.until(() => seen.count === all.length);
+    await member.until(() => member.state.history.length === all.length);
+    for (let p = 0; p < partitions; p++) {
+      const expected = all.filter((each) => each.partition === p).map((each) => each.position);
+      expect(seen.positions(p)).toEqual(expected);
+      expect(
+        member.state.history.filter((each) => each.partition === p).map((each) => each.position),
+      ).toEqual(expected);
+    }
+  });
+
+  test('waiting members keep no snapshot, and leave no backend behind when they die', async () => {
+    const members: { member: Member; refuse: () => void }[] = [];
+    for (const name of ['a', 'b', 'c']) {
+      const proxy = await startProxy(Number(new URL(url).port));
+      cleanup.push(() => proxy.close());
+      const proxied = new URL(url);
+      proxied.port = String(proxy.port);
+      const member = new Member(name, partitions);
+      await (await reader(proxied.href)).join('group', name, member);
+      members.push({ member, refuse: () => proxy.refuse() });
+    }
+    const watching = (n: number) =>
+      `SELECT count(*) = ${n} AS yes FROM pg_stat_activity WHERE datname = current_database()
+         AND application_name = 'conger log watch' AND wait_event_type = 'Lock'`;
+    await untilTrue(watching(3));
+    await admin.query('CREATE TABLE busy (n int)');
+    await admin.query('CREATE INDEX CONCURRENTLY busy_n ON busy (n)');
+    members[0]?.refuse();
+    members[1]?.refuse();
+    const last = members[2]?.member;
+    await last?.until(() => last.owned.size === partitions);
+    await untilTrue(watching(0));
+    const { rows } = await admin.query('SELECT member FROM conger_log_member');
+    expect(rows).toEqual([{ member: 'c' }]);
+  });
+});
