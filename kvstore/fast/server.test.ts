@@ -17,13 +17,14 @@ interface Held {
 let server: FastServer;
 let held: Held[];
 let onHeld: () => void;
+let onPing: () => void;
 const open: { destroy(): void }[] = [];
 
 const rpcs: RpcTable = {
   echo: async ({ args, send }) => {
     for (const arg of args) await send([arg]);
   },
-  ping: async () => {},
+  ping: async () => onPing(),
   hold: (call) =>
     new Promise((resolve, reject) => {
       held.push({ call, finish: (error) => (error ? reject(error) : resolve()) });
@@ -50,6 +51,7 @@ async function start(limits: FastServerOptions['limits'] = {}): Promise<void> {
 beforeEach(async () => {
   held = [];
   onHeld = () => {};
+  onPing = () => {};
   await start();
 });
 
@@ -322,10 +324,16 @@ describe('the client’s side', () => {
   });
 
   test('a slow call on a server that lives is waited for', async () => {
-    const connection = await client(20);
+    const connection = await client(150);
     const waiting = connection.call('hold', []);
     await holding(1);
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    // The server has been found alive more than once, so each of its answers counted.
+    await new Promise<void>((resolve) => {
+      let pings = 0;
+      onPing = () => {
+        if (++pings === 3) resolve();
+      };
+    });
     held[0]?.finish();
     expect(await waiting).toEqual([]);
   });
