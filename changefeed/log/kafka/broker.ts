@@ -137,6 +137,7 @@ async function untilReady(brokers: string[], ended: Promise<void>): Promise<void
     brokers,
     clientId: 'conger-start',
     logLevel: logLevel.NOTHING,
+    requestTimeout: 2_000,
     retry: { initialRetryTime: 100, maxRetryTime: 250, retries: 240 },
   });
   const admin = kafka.admin();
