@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -44,6 +45,22 @@ describe('the lock', () => {
     other.kill('SIGKILL');
     await new Promise((resolve) => other.once('exit', resolve));
     await (await lockHome(home))();
+  });
+
+  it.runIf(process.platform === 'linux')('does not outlive its process where nobody reaps that', async () => {
+    // The shell becomes a program that never waits for the child it inherits.
+    const parent = spawn('/bin/sh', ['-c', 'sleep 60 & echo $!; exec sleep 60'], {
+      stdio: ['pipe', 'pipe', 'ignore'],
+    });
+    const [line] = await once(parent.stdout, 'data');
+    const pid = Number(String(line));
+    const started = await startOf(pid);
+    await writeFile(home.lock, JSON.stringify({ pid, started }));
+    process.kill(pid, 'SIGKILL');
+    while ((await readFile(`/proc/${pid}/stat`, 'utf8')).split(' ')[2] !== 'Z')
+      await new Promise(setImmediate);
+    await (await lockHome(home))();
+    parent.kill('SIGKILL');
   });
 
   it('that holds no sense is taken over', async () => {

@@ -47,9 +47,9 @@ export async function identities(home: Home, count: number): Promise<Identities>
 }
 
 const trial = [
-  'ip link add a type veth peer name b',
-  'ip link add br0 type bridge',
-  'ip link add vx0 type vxlan id 1 dstport 4789 nolearning',
+  'ip link add trial0 type veth peer name trial1',
+  'ip link add trial2 type bridge',
+  'ip link add trial3 type vxlan id 1 dstport 4789 nolearning',
   'nft add table inet trial',
 ].join(' && ');
 

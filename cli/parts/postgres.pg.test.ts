@@ -12,6 +12,8 @@ let directory: string;
 
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'conger-postgres-test-'));
+  // PostgreSQL's own user must reach the data under it.
+  await chmod(directory, 0o755);
 });
 
 afterAll(async () => {

@@ -19,11 +19,10 @@ export async function commandOf(pid: number): Promise<string | undefined> {
 export async function startOf(pid: number): Promise<string | undefined> {
   if (process.platform === 'linux') {
     const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-    // The second field is the program's name and may hold spaces and brackets; the start is the 22nd.
-    return stat
-      .slice(stat.lastIndexOf(')') + 2)
-      .split(' ')
-      .at(19);
+    // The second field is the program's name and may hold spaces and brackets. Behind it come the state, which shows a
+    // process that has ended and is not reaped yet, and in the 22nd field the start.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return fields[0] === 'Z' || fields[0] === 'X' ? undefined : fields[19];
   }
   const { stdout } = await run('ps', ['-o', 'lstart=', '-p', String(pid)]).catch(() => ({ stdout: '' }));
   return stdout.trim() === '' ? undefined : stdout.trim();
