@@ -99,6 +99,12 @@ export const options = {
   vmapi: option('CONGER_VMAPI', 'http://127.0.0.1:8081', list, 'VMAPI instances, comma-separated'),
   napi: option('CONGER_NAPI', 'http://127.0.0.1:8082', list, 'NAPI instances, comma-separated'),
   fwapi: option('CONGER_FWAPI', 'http://127.0.0.1:8083', list, 'FWAPI instances, comma-separated'),
+  underlaySubnet: option(
+    'CONGER_UNDERLAY_SUBNET',
+    '10.99.0.0/16',
+    z.string().min(1),
+    'subnet of the nodes’ underlay addresses (NAPI)',
+  ),
   endpointsFile: option(
     'CONGER_ENDPOINTS',
     '',

@@ -91,6 +91,8 @@ export class RestClient {
       try {
         const answer = await this.#once<T>(method, path, key, options);
         if (answer.status < 400) return answer;
+        // An earlier try whose answer was lost has deleted it.
+        if (attempt > 0 && method === 'DELETE' && answer.status === 404) return answer;
         failure = errorOf(answer, `${this.name} ${method} ${path}`);
         if (answer.status !== 503) throw failure;
       } catch (error) {

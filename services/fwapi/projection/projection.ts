@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { type Desired, desiredBucket } from '../../../agents/contract/desired.ts';
 import type { Change } from '../../../changefeed/types.ts';
 import type { BatchOp, Kv } from '../../../kvstore/types.ts';
+import { desiredWrites } from '../../common/desired.ts';
 import { type BucketDefinition, type VmRecord, vmsBucket } from '../../common/records.ts';
 import { type RuleRecord, ruleOfRecord, rulesBucket } from '../models/rule.ts';
 import { computeFirewall } from './compute.ts';
@@ -83,22 +84,5 @@ export async function projectOwner(kv: Kv, owner: string): Promise<BatchOp[]> {
     vms.objects.map((object) => object.value),
     rules.objects.map((object) => ruleOfRecord(object.value)),
   );
-  const present = new Map(actual.objects.map((object) => [object.key, object]));
-  const ops: BatchOp[] = [];
-  for (const object of wanted) {
-    const now = present.get(object.key);
-    present.delete(object.key);
-    if (now !== undefined && isDeepStrictEqual(now.value, object)) continue;
-    ops.push({
-      operation: 'put',
-      bucket: desiredBucket.name,
-      key: object.key,
-      value: object,
-      etag: now?._etag ?? null,
-    });
-  }
-  for (const gone of present.values()) {
-    ops.push({ operation: 'delete', bucket: desiredBucket.name, key: gone.key, etag: gone._etag });
-  }
-  return ops;
+  return desiredWrites(actual.objects, wanted);
 }
