@@ -5,6 +5,10 @@ import { type Broadcast, type BroadcastOptions, startBroadcast } from '../broadc
 import { TestLog, type TestReader } from '../testing/log.ts';
 import { type Feed, type FeedMessage, type FeedOptions, openFeed } from './feed.ts';
 
+// A loaded machine is slow, not wrong.
+vi.setConfig({ testTimeout: 30_000 });
+const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 20_000 });
+
 type Message = FeedMessage<string, string>;
 
 const stops: (() => Promise<void>)[] = [];
@@ -145,7 +149,7 @@ test('a reader that does not take its messages is cut off with a last word', asy
     },
   });
   await push(log, reader, { key: 'first' });
-  await vi.waitFor(() => expect(messages).toHaveLength(2));
+  await eventually(() => expect(messages).toHaveLength(2));
   for (let i = 0; i < 10; i++) await push(log, reader, { key: `k${i}` });
   expect(messages).toHaveLength(2);
   await push(log, reader, { key: 'one too many' });

@@ -8,6 +8,10 @@ import { startInstance, type TestInstance } from '../testing/server.ts';
 import { encodeCursor } from './cursor.ts';
 import { type FeedLine, httpFeed } from './http.ts';
 
+// A loaded machine is slow, not wrong.
+vi.setConfig({ testTimeout: 30_000 });
+const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 20_000 });
+
 const stops: (() => Promise<void>)[] = [];
 afterEach(async () => {
   for (const stop of stops.splice(0).reverse()) await stop();
@@ -140,7 +144,7 @@ test('a client that goes leaves nothing behind', async () => {
   await feed.next();
   expect(one.broadcast.readers).toBe(1);
   feed.leave();
-  await vi.waitFor(() => expect(one.broadcast.readers).toBe(0));
+  await eventually(() => expect(one.broadcast.readers).toBe(0));
   log.append(log.make({ key: 'x' }));
   await one.reader.goOn();
 });

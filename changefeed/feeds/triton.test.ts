@@ -8,6 +8,10 @@ import { startInstance, type TestInstance } from '../testing/server.ts';
 import type { Change } from '../types.ts';
 import { type TritonFeedOptions, type TritonResource, tritonFeed } from './triton.ts';
 
+// A loaded machine is slow, not wrong.
+vi.setConfig({ testTimeout: 30_000 });
+const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 20_000 });
+
 interface Item {
   readonly changeKind: { readonly resource: string; readonly subResources: readonly string[] };
   readonly changedResourceId: string;
@@ -81,7 +85,7 @@ async function listener(url: string, options: object) {
   made.on('error', (error: never) => errors.push(error));
   const ended = new Promise<void>((resolve) => made.on('connection-end', () => resolve()));
   made.register();
-  await vi.waitFor(() => expect(bootstraps.length + errors.length).toBeGreaterThan(0), 5_000);
+  await eventually(() => expect(bootstraps.length + errors.length).toBeGreaterThan(0));
   return { listener: made, items, bootstraps, errors, ended };
 }
 
@@ -118,7 +122,7 @@ test('npm listeners of both versions get every item once from each of two server
   for (const { reader } of servers) await reader.goOn();
 
   const idsOf = (index: number) => listeners[index]?.items.map((item) => item.changedResourceId);
-  await vi.waitFor(() => {
+  await eventually(() => {
     for (const i of [2, 5]) expect(idsOf(i)).toHaveLength(22);
     for (const i of [0, 1, 3, 4]) expect(idsOf(i)).toHaveLength(20);
   });
@@ -150,7 +154,7 @@ test('the resources and the statistics, for a client that asks for a version', a
   });
   a.listener.close();
   b.listener.close();
-  await vi.waitFor(async () => expect(await ask('/changefeeds/stats')).toMatchObject({ listeners: 0 }));
+  await eventually(async () => expect(await ask('/changefeeds/stats')).toMatchObject({ listeners: 0 }));
 });
 
 test('heartbeats are taken without an answer', async () => {
@@ -160,7 +164,7 @@ test('heartbeats are taken without an answer', async () => {
   npm.wsc.send('heartbeat');
   log.append(log.make({ bucket: 'vms', key: 'a', value: { changed: ['state'] }, previous: {} }));
   await reader.goOn();
-  await vi.waitFor(() => expect(items).toHaveLength(1));
+  await eventually(() => expect(items).toHaveLength(1));
   expect(errors).toEqual([]);
 });
 
@@ -172,7 +176,7 @@ test('the npm listener notices that its server ended, and goes on with another',
   const second = await listener(two.url, vms);
   log.append(log.make({ bucket: 'vms', key: 'a', value: { changed: ['state'] }, previous: {} }));
   await two.reader.goOn();
-  await vi.waitFor(() => expect(second.items).toHaveLength(1));
+  await eventually(() => expect(second.items).toHaveLength(1));
 });
 
 /** What a registration by hand ends with. */
@@ -235,7 +239,7 @@ test('a listener that does not read is cut off, and the others get everything', 
     const value = { changed: ['state'], pad: 'x'.repeat(200_000) };
     log.append(log.make({ bucket: 'vms', key: `k${sent++}`, partitionKey: 'o', value, previous: {} }));
     await reader.goOn();
-    await vi.waitFor(() => expect(well.items).toHaveLength(sent));
+    await eventually(() => expect(well.items).toHaveLength(sent));
   }
   const closed = new Promise<number>((resolve) => stuck.once('close', resolve));
   stuck.resume();
