@@ -1,5 +1,5 @@
-import { mkdir } from 'node:fs/promises';
 import { setMaxListeners } from 'node:events';
+import { mkdir } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import type { Logger } from '../runtime/log.ts';
 import { machineNamespace } from './driver/names.ts';

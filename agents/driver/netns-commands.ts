@@ -37,7 +37,9 @@ export function toBatches(
         // An address of its own: one that it takes from its ports changes with them, and each change drops the neighbours.
         if (op === 'put') {
           const mac = ownMac(key, names.node);
-          links.push(`link add ${key} address ${mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`);
+          links.push(
+            `link add ${key} address ${mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0`,
+          );
         }
         if (op !== 'remove') links.push(`link set ${key} mtu ${underlayMtu} addrgenmode none up`);
         break;

@@ -46,7 +46,6 @@ const routeSchema = z.object({
   dst: z.string(),
   gateway: z.string().optional(),
   dev: z.string().optional(),
-  table: z.union([z.string(), z.number()]).optional(),
 });
 
 /** `ip -j` answers an empty list with nothing at all, and an element that it leaves out as `{}`. */
@@ -60,6 +59,9 @@ function rows<T>(schema: z.ZodType<T>, text: string): T[] {
       return empty ? [] : [schema.parse(item)];
     });
 }
+
+/** How many VMs are read at once. */
+const readers = 4;
 
 const isUp = ({ flags }: { flags: readonly string[] }) => flags.includes('UP');
 
@@ -108,9 +110,13 @@ export async function readKernel(node: string, namespaces: ReadonlyMap<string, s
     if (kernel.bridges.has(dev))
       kernel.neighbours.set(`${dev} ${dst}`, { bridge: dev, ip: dst, mac: lladdr ?? '' });
   }
-  for (const [namespace, vm] of namespaces) {
-    if (existsSync(`/run/netns/${namespace}`)) await readMachine(kernel, namespace, vm);
-  }
+  const waiting = [...namespaces].filter(([namespace]) => existsSync(`/run/netns/${namespace}`));
+  const reader = async () => {
+    for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+      await readMachine(kernel, ...next);
+    }
+  };
+  await Promise.all(Array.from({ length: readers }, reader));
   return kernel;
 }
 
@@ -125,21 +131,17 @@ function readForwards(kernel: Kernel, entries: readonly z.infer<typeof fdbSchema
 }
 
 async function readMachine(kernel: Kernel, namespace: string, vm: string): Promise<void> {
-  let texts: string[];
+  let text: string;
   try {
-    texts = await Promise.all([
-      run('ip', ['-n', namespace, '-j', 'addr', 'show']),
-      run('ip', ['-n', namespace, '-j', 'route', 'show', 'default']),
-      run('ip', ['-n', namespace, '-j', '-6', 'route', 'show', 'default']),
-    ]);
+    text = await run('ip', ['-n', namespace, '-j', '-batch', '-'], 'addr show\nroute show table all\n');
   } catch {
     // A namespace that cannot be entered was not made to its end: it is there, and not as it should be.
     kernel.machines.set(vm, { namespace: `${namespace} (half made)`, running: false });
     return;
   }
-  const [addressText, routeText, route6Text] = texts;
-  const devices = rows(addressSchema, addressText ?? '');
-  const routes = [...rows(routeSchema, routeText ?? ''), ...rows(routeSchema, route6Text ?? '')];
+  const [addressText = '', routeText = ''] = text.split('\n').filter((line) => line.startsWith('['));
+  const devices = rows(addressSchema, addressText);
+  const routes = rows(routeSchema, routeText).filter(({ dst }) => dst === 'default');
   const loopback = devices.find(({ ifname }) => ifname === 'lo');
   kernel.machines.set(vm, { namespace, running: loopback !== undefined && isUp(loopback) });
   for (const device of devices) {

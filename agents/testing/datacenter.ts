@@ -46,7 +46,9 @@ export class FakeDatacenter {
       const node = /^\/servers\/([^/]+)\/agent$/.exec(request.url ?? '')?.[1] ?? '';
       this.#sockets.set(node, socket);
       this.connections.set(node, (this.connections.get(node) ?? 0) + 1);
-      socket.on('message', (data) => this.#hear(node, socket, fromAgentSchema.parse(JSON.parse(String(data)))));
+      socket.on('message', (data) =>
+        this.#hear(node, socket, fromAgentSchema.parse(JSON.parse(String(data)))),
+      );
       socket.on('close', () => {
         if (this.#sockets.get(node) === socket) this.#sockets.delete(node);
       });
@@ -72,7 +74,8 @@ export class FakeDatacenter {
       for (const node of object.span) {
         this.#send(node, { type: 'put', position, requestId: `req-${position}`, object: object as Desired });
       }
-      for (const node of gone) this.#send(node, { type: 'delete', position, requestId: null, key: object.key });
+      for (const node of gone)
+        this.#send(node, { type: 'delete', position, requestId: null, key: object.key });
     }
     return position;
   }

@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import { silentLogger } from '../../runtime/log.ts';
 import { Agent, type AgentOptions } from '../agent.ts';
 import { cleanup } from '../driver/cleanup.ts';
+import { run } from '../driver/exec.ts';
 import { machineNamespace } from '../driver/names.ts';
 import { NetnsDriver } from '../driver/netns.ts';
-import { run } from '../driver/exec.ts';
 import type { FakeDatacenter } from './datacenter.ts';
 import type { TestVm } from './objects.ts';
 

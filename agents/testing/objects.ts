@@ -38,7 +38,14 @@ export function nic(vm: TestVm, more: Partial<Nic> = {}): Nic {
 }
 
 export function vmObject(vm: TestVm, more: Partial<VmBody> = {}): DesiredOf<'vm'> {
-  const body = { uuid: vm.uuid, alias: null, brand: 'conger', ram: 256, state: 'running' as const, reboots: 0 };
+  const body = {
+    uuid: vm.uuid,
+    alias: null,
+    brand: 'conger',
+    ram: 256,
+    state: 'running' as const,
+    reboots: 0,
+  };
   return {
     v: 1,
     kind: 'vm',

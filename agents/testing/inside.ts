@@ -1,0 +1,103 @@
+import { spawn } from 'node:child_process';
+import { stat } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
+import { run } from '../driver/exec.ts';
+
+/** What tests do and look at inside namespaces. */
+
+/** Which namespace a name stands for: another number after it was made anew. */
+export async function inode(namespace: string): Promise<number> {
+  return (await stat(`/run/netns/${namespace}`)).ino;
+}
+
+/** A device's index: another number after it was made anew. */
+export async function deviceIndex(namespace: string, device: string): Promise<string | undefined> {
+  return (await run('ip', ['-n', namespace, '-o', 'link', 'show', device])).split(':')[0];
+}
+
+/** All that a namespace's kernel shows, with the numbers that tell a thing from another like it. */
+export async function everything(namespace: string): Promise<string[]> {
+  const net = `--net=/run/netns/${namespace}`;
+  return Promise.all([
+    run('ip', ['-n', namespace, '-o', 'link']),
+    // Whether an address that the kernel gave itself is still being tried is a matter of time.
+    run('ip', ['-n', namespace, '-o', 'addr']).then((text) => text.replaceAll(' tentative', '')),
+    run('ip', ['-n', namespace, 'neigh', 'show', 'nud', 'permanent']),
+    run('bridge', ['-n', namespace, 'fdb', 'show', 'state', 'permanent']),
+    run('nsenter', [net, 'nft', '-a', 'list', 'ruleset']),
+  ]);
+}
+
+interface Inside {
+  /** The next line that it writes; null at its end. */
+  line(): Promise<string | null>;
+  write(text: string): void;
+  end(): void;
+}
+
+function inside(namespace: string, script: string): Inside {
+  const child = spawn('ip', ['netns', 'exec', namespace, process.execPath, '-e', script], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  return {
+    line: async () => {
+      const next = await lines.next();
+      return next.done ? null : next.value;
+    },
+    write: (text) => {
+      child.stdin.write(text);
+    },
+    end: () => {
+      child.stdin.end();
+      child.kill('SIGKILL');
+    },
+  };
+}
+
+/** A TCP server in a namespace that sends back what it is sent. */
+export async function echoServer(namespace: string, ports: readonly number[]): Promise<{ end(): void }> {
+  const server = inside(
+    namespace,
+    `const net = require('net');
+    let open = 0;
+    for (const port of ${JSON.stringify(ports)}) {
+      net.createServer((s) => { s.on('error', () => {}); s.pipe(s); })
+        .listen(port, () => { open += 1; if (open === ${ports.length}) console.log('ready'); });
+    }`,
+  );
+  await server.line();
+  return server;
+}
+
+export interface Client {
+  /** Whether the text comes back within a second. */
+  echoes(text: string): Promise<boolean>;
+  end(): void;
+}
+
+/** @throws Error if there is no connection within a second. */
+export async function connect(namespace: string, host: string, port: number): Promise<Client> {
+  const client = inside(
+    namespace,
+    `const socket = require('net').connect(${port}, '${host}');
+    socket.on('error', () => {});
+    const giveUp = setTimeout(() => process.exit(1), 1000);
+    socket.on('connect', () => { clearTimeout(giveUp); console.log('connected'); });
+    let wanted = null, timer;
+    socket.on('data', (data) => { if (String(data) === wanted) { clearTimeout(timer); console.log('yes'); } });
+    process.stdin.on('data', (data) => {
+      wanted = String(data);
+      timer = setTimeout(() => console.log('no'), 1000);
+      socket.write(data);
+    });`,
+  );
+  if ((await client.line()) !== 'connected') throw new Error('no connection');
+  return {
+    echoes: async (text) => {
+      client.write(text);
+      return (await client.line()) === 'yes';
+    },
+    end: client.end,
+  };
+}
