@@ -117,6 +117,11 @@ export function describeIssues(error: z.ZodError, name: string, input: unknown):
 }
 
 function describe(issue: z.core.$ZodIssue, name: string, input: unknown): string {
+  // Of a union, what is wrong inside its last member says more than that nothing fits.
+  const inner = issue.code === 'invalid_union' ? issue.errors.at(-1)?.[0] : undefined;
+  if (inner !== undefined && inner.path.length > 0) {
+    return describe({ ...inner, path: [...issue.path, ...inner.path] }, name, input);
+  }
   const parent = issue.path.slice(0, -1);
   const last = issue.path.at(-1);
   if (issue.code !== 'unrecognized_keys' && last !== undefined && at(input, issue.path) === undefined) {
@@ -134,18 +139,19 @@ function expectation(issue: z.core.$ZodIssue): string {
         ? `should NOT be shorter than ${issue.minimum} characters`
         : `should be >= ${issue.minimum}`;
     case 'invalid_value': {
-      const seen = new Map(issue.values.map((v) => [String(v).toUpperCase(), JSON.stringify(v)]));
+      const seen = new Map<string, string>();
+      for (const value of issue.values) {
+        const text = JSON.stringify(value);
+        if (!seen.has(text.toUpperCase())) seen.set(text.toUpperCase(), text);
+      }
       return `should be equal to one of the allowed values (${[...seen.values()].join(', ')})`;
     }
     case 'unrecognized_keys':
       return 'should NOT have additional properties';
     case 'invalid_format':
       return `should match format "${issue.format === 'guid' ? 'uuid' : issue.format}"`;
-    case 'invalid_union': {
-      const first = issue.errors.at(-1)?.[0];
-      const path = first === undefined ? '' : place('', first.path);
-      return path === '' || first === undefined ? 'should be object' : `${path} ${expectation(first)}`;
-    }
+    case 'invalid_union':
+      return 'should be object';
     default:
       return issue.message;
   }

@@ -28,6 +28,8 @@ export interface Bucket {
   readonly usable: ReadonlyMap<string, Column>;
   /** Fields whose columns are not filled in for every object yet. */
   readonly reindexing: ReadonlySet<string>;
+  /** Whether objects of older versions are still to be gone through, be it for no field. */
+  readonly tracked: boolean;
   readonly feed: boolean;
   readonly partition: string | undefined;
 }
@@ -82,7 +84,8 @@ export function configOf(row: Pick<RegistryRow, 'index' | 'options'>): ValidConf
 export function bucketOf(row: RegistryRow): Bucket {
   const config = configOf(row);
   const columns = columnsOf(config.index);
-  const reindexing = new Set(Object.values(reindexActiveOf(row)).flat());
+  const active = reindexActiveOf(row);
+  const reindexing = new Set(Object.values(active).flat());
   return {
     name: row.name,
     generation: row.generation,
@@ -91,6 +94,7 @@ export function bucketOf(row: RegistryRow): Bucket {
     columns,
     usable: new Map(columns.filter((c) => !reindexing.has(c.field)).map((c) => [c.field, c])),
     reindexing,
+    tracked: Object.keys(active).length > 0,
     feed: config.options.feed !== false,
     partition: config.options.partition,
   };

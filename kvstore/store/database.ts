@@ -53,7 +53,7 @@ function openPool(url: string, max: number, options: readonly string[], log: Log
     connectionTimeoutMillis: 10_000,
     statement_timeout: statementTimeoutMs,
     application_name: 'conger-kvstore',
-    options: [`search_path=${schemaName},public`, ...options].map((o) => `-c ${o}`).join(' '),
+    options: [`search_path=${schemaName},public`, 'jit=off', ...options].map((o) => `-c ${o}`).join(' '),
   });
   pool.on('error', (error) => log.warn({ err: error }, 'an idle connection to PostgreSQL broke'));
   pool.on('connect', (client) => {

@@ -1,11 +1,15 @@
 import type { Logger } from '../../runtime/log.ts';
 import type { RpcTable } from '../rpc.ts';
+import { batchRpcs } from './batch.ts';
 import { bucketRpcs } from './bucket-rpcs.ts';
 import { openDatabase } from './database.ts';
+import { findRpcs } from './find.ts';
 import { GroupCommit } from './group-commit.ts';
+import { manyRpcs } from './many.ts';
 import { metaRpcs, ping } from './meta-rpcs.ts';
 import { objectRpcs } from './object-rpcs.ts';
 import { Registry } from './registry.ts';
+import { reindexRpcs } from './reindex.ts';
 import { initialiseSchema } from './schema.ts';
 import type { Store } from './store.ts';
 
@@ -44,7 +48,15 @@ export async function createStore({ url, poolSize, log, sql }: StoreOptions): Pr
   const maxGroups = Math.max(2, database.writers.options.max - 1);
   const store: Store = { database, registry, group: new GroupCommit(database, registry, maxGroups), log };
   return {
-    rpcs: { ...bucketRpcs(store), ...objectRpcs(store), ...metaRpcs(store, sql) },
+    rpcs: {
+      ...bucketRpcs(store),
+      ...objectRpcs(store),
+      ...findRpcs(store),
+      ...manyRpcs(store),
+      ...batchRpcs(store),
+      ...reindexRpcs(store),
+      ...metaRpcs(store, sql),
+    },
     ping: () => ping(store),
     close: () => database.close(),
   };

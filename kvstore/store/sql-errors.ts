@@ -9,7 +9,7 @@ import type { Outcome } from './write-statement.ts';
 
 /** The constraint that keeps a bucket's keys unique. */
 export function keyConstraint(bucket: string): string {
-  return partOf(bucket, 'key');
+  return partOf(bucket, '_key');
 }
 
 function databaseError(error: unknown): pg.DatabaseError | undefined {
@@ -33,8 +33,8 @@ function unquoted(name: string): string {
   return name.replace(/^"(.*)"$/, '$1');
 }
 
-/** What a client is to see of an error that PostgreSQL answered to a write of `key`. */
-export function writeError(error: unknown, bucket: Bucket, key: string): unknown {
+/** What a client is to see of an error that PostgreSQL answered to a write (of `key`, where it was but one). */
+export function writeError(error: unknown, bucket: Bucket, key?: string): unknown {
   const answer = databaseError(error);
   if (answer === undefined) return error;
   if (answer.code === '23505') {

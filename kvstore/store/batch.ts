@@ -1,0 +1,158 @@
+import type pg from 'pg';
+import { isCongerError } from '../../runtime/errors.ts';
+import type { RpcTable } from '../rpc.ts';
+import { type BatchRequest, type CallOptions, parseArguments } from './arguments.ts';
+import {
+  checkRequests,
+  encodeRequest,
+  gathered,
+  oneByOne,
+  operationOf,
+  optionsOf,
+  type Step,
+  type WriteStep,
+} from './batch-plan.ts';
+import type { Bucket } from './bucket.ts';
+import { transaction } from './database.ts';
+import { deleteMany, updateMany } from './many.ts';
+import { givenUp, isDataError, isRace, isStale, LostRace, maxAttempts, StaleBucket } from './retry.ts';
+import { filterOf } from './search.ts';
+import { isKeyRace, outcomeError, writeError } from './sql-errors.ts';
+import { originOf, type Store } from './store.ts';
+import { executeWrites } from './write-statement.ts';
+
+/** What one request of a batch did. */
+interface Result {
+  bucket: string;
+  key?: string;
+  filter?: string;
+  count?: number;
+  etag?: string;
+}
+
+/** A step that failed, and the bucket that it was for. */
+class StepFailed extends Error {
+  readonly bucket: Bucket;
+  readonly key: string | undefined;
+
+  constructor(error: unknown, bucket: Bucket, key: string | undefined) {
+    super('a step of a batch failed', { cause: error });
+    this.bucket = bucket;
+    this.key = key;
+  }
+}
+
+/**
+ * One batch: all of it in one transaction, or nothing.
+ *
+ * It is first tried with its writes gathered into few statements. Where anything stands against that, it is made
+ * request by request in its order, so that its error is that of the first request that fails, as in Moray.
+ */
+class Batch {
+  readonly #store: Store;
+  readonly #requests: readonly BatchRequest[];
+  readonly #options: CallOptions;
+  readonly #pool: pg.Pool;
+
+  constructor(store: Store, requests: readonly BatchRequest[], options: CallOptions) {
+    this.#store = store;
+    this.#requests = requests;
+    this.#options = options;
+    const searches = requests.some((r) => ['update', 'deleteMany'].includes(operationOf(r)));
+    this.#pool = searches ? store.database.readers : store.database.writers;
+  }
+
+  async run(): Promise<readonly Result[]> {
+    let steps = gathered(this.#requests);
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#attempt(steps);
+      } catch (error) {
+        const { cause, bucket, key } =
+          error instanceof StepFailed ? error : { cause: error, bucket: undefined, key: undefined };
+        const retry =
+          attempt < maxAttempts &&
+          (isRace(cause) || (bucket && (await isStale(cause, bucket, this.#store.registry))));
+        if (retry) continue;
+        if (
+          steps.length < this.#requests.length &&
+          (isDataError(cause) || isCongerError(cause)) &&
+          bucket !== undefined
+        ) {
+          steps = oneByOne(this.#requests);
+          continue;
+        }
+        throw bucket === undefined ? givenUp(cause) : writeError(givenUp(cause), bucket, key);
+      }
+    }
+  }
+
+  async #attempt(steps: readonly Step[]): Promise<readonly Result[]> {
+    const results: Result[] = this.#requests.map(({ bucket, key, filter }) => ({
+      bucket,
+      ...(key ? { key } : {}),
+      ...(filter ? { filter } : {}),
+    }));
+    await transaction(this.#pool, async (client) => {
+      for (const step of steps) {
+        const name = step.kind === 'writes' ? step.bucket : this.#request(step.at).bucket;
+        const bucket = await this.#store.registry.get(name);
+        try {
+          if (step.kind === 'writes') await this.#write(client, bucket, step, results);
+          else Object.assign(results[step.at] ?? {}, await this.#search(client, bucket, step.at));
+        } catch (error) {
+          const single = step.kind === 'writes' && step.at.length === 1 ? step.at[0] : undefined;
+          throw new StepFailed(error, bucket, single === undefined ? undefined : this.#request(single).key);
+        }
+      }
+    });
+    return results;
+  }
+
+  #request(at: number): BatchRequest {
+    const request = this.#requests[at];
+    if (request === undefined) throw new Error(`a batch of ${this.#requests.length} has no request ${at}`);
+    return request;
+  }
+
+  async #write(client: pg.PoolClient, bucket: Bucket, step: WriteStep, results: Result[]): Promise<void> {
+    const writes = step.at.map((at) => encodeRequest(bucket, this.#request(at), this.#options));
+    const outcomes = await executeWrites(client, bucket, writes, true).catch((error: unknown) => {
+      throw isKeyRace(error, bucket.name) ? new LostRace() : error;
+    });
+    if (outcomes === undefined) throw new StaleBucket(bucket);
+    for (const [i, write] of writes.entries()) {
+      if (outcomes[i]?.kind !== 'written') throw outcomeError(bucket.name, write, outcomes[i]);
+      const result = results[step.at[i] ?? -1];
+      if (result !== undefined && write.etag !== null) result.etag = write.etag;
+    }
+  }
+
+  async #search(
+    client: pg.PoolClient,
+    bucket: Bucket,
+    at: number,
+  ): Promise<{ count: number; etag?: string }> {
+    const request = this.#request(at);
+    const text = request.filter ?? '';
+    const options = optionsOf(request, this.#options);
+    const many = { bucket, filter: filterOf(text), text, options, origin: originOf(this.#options) };
+    return operationOf(request) === 'update'
+      ? updateMany(client, many, request.fields ?? {})
+      : deleteMany(client, many);
+  }
+}
+
+/** batch. */
+export function batchRpcs(store: Store): RpcTable {
+  return {
+    async batch({ args, send }) {
+      const [requests, options] = parseArguments('batch', args, [
+        ['requests', 'requests'],
+        ['options', 'options'],
+      ]);
+      checkRequests(requests);
+      await send([{ etags: await new Batch(store, requests, options).run() }]);
+    },
+  };
+}

@@ -1,0 +1,149 @@
+import type pg from 'pg';
+import type { RpcCall, RpcTable } from '../rpc.ts';
+import { type CallOptions, parseArguments } from './arguments.ts';
+import type { Bucket } from './bucket.ts';
+import { reading } from './database.ts';
+import type { Filter } from './filter/ast.ts';
+import { Parameters } from './filter/compile.ts';
+import { matches } from './filter/match.ts';
+import { registryTable } from './identifiers.ts';
+import { queryPages } from './paged-query.ts';
+import { StaleBucket, withBucket } from './retry.ts';
+import { type ObjectRow, objectColumns, objectOf, type StoredObject } from './rows.ts';
+import { compileSearch, filterOf, requireIndexes, type Search } from './search.ts';
+import { queryError } from './sql-errors.ts';
+import type { Store } from './store.ts';
+
+const handledOptions = [
+  ...['req_id', 'limit', 'offset', 'sort', 'noLimit', 'no_count', 'sql_only', 'noBucketCache', 'timeout'],
+  ...['requireOnlineReindexing', 'requireIndexes', 'snapshot'],
+];
+/** Rows that go into one message. */
+const rowsPerMessage = 20;
+/** A find that may stream for long has longer than an ordinary statement. */
+const streamTimeoutMs = 600_000;
+const ordinaryLimit = 1000;
+
+/** What comes with every row: the search as a whole, seen in the same snapshot as the rows. */
+type HeaderRow = [fresh: boolean, count: string | null, snapshot: string | null, lsn: string | null];
+
+interface Query {
+  readonly text: string;
+  readonly values: readonly unknown[];
+  readonly countText: string | undefined;
+  readonly search: Search;
+}
+
+/**
+ * One statement that answers at least one row: the header, joined with the rows that were found. With `snapshot`, the
+ * position is taken while the statement runs, so it is behind every commit that the statement sees.
+ */
+function compose(bucket: Bucket, filter: Filter, options: CallOptions): Query {
+  const parameters = new Parameters();
+  const search = compileSearch(bucket, filter, options, parameters);
+  const from = `FROM ${bucket.table} WHERE ${search.sql}`;
+  const countText = options.no_count ? undefined : `SELECT count(*) ${from}`;
+  const name = parameters.add(bucket.name, 'text');
+  const generation = parameters.add(bucket.generation, 'bigint');
+  const snapshot = options.snapshot
+    ? 'pg_current_snapshot()::text AS snapshot, pg_current_wal_insert_lsn()::text AS lsn'
+    : 'NULL AS snapshot, NULL AS lsn';
+  const text = `
+    SELECT h.*, r.* FROM (
+      SELECT EXISTS (SELECT FROM ${registryTable} WHERE name = ${name} AND generation = ${generation}) AS fresh,
+        ${countText === undefined ? 'NULL' : `(${countText})`} AS count, ${snapshot}
+    ) h LEFT JOIN (SELECT ${objectColumns} ${from} ${search.tail}) r ON true`;
+  return { text, values: parameters.values, countText, search };
+}
+
+/** The object and its metadata, as filters on fields without an index see it. */
+function searchable(object: StoredObject): Record<string, unknown> {
+  const { key, _id, _etag, _mtime, _txn_snap } = object;
+  return { ...object.value, _key: key, _id, _etag, _mtime, _txn_snap };
+}
+
+/** Lets `work` run under a time limit of its own; the connection goes back with the usual one. */
+async function withTimeout(
+  client: pg.PoolClient,
+  ms: number | undefined,
+  work: () => Promise<void>,
+): Promise<void> {
+  if (ms === undefined) return work();
+  await client.query("SELECT set_config('statement_timeout', $1, false)", [String(ms)]);
+  try {
+    await work();
+  } finally {
+    await client.query('RESET statement_timeout');
+  }
+}
+
+function timeoutOf(options: CallOptions): number | undefined {
+  if (options.timeout) return options.timeout;
+  const unbounded = Number(options.limit ?? 0) > ordinaryLimit || (options.noLimit && !options.limit);
+  return unbounded ? streamTimeoutMs : undefined;
+}
+
+/** findObjects. */
+export function findRpcs(store: Store): RpcTable {
+  async function run(call: RpcCall, bucket: Bucket, query: Query, options: CallOptions): Promise<void> {
+    const { residual } = query.search;
+    const types = (attribute: string) => bucket.usable.get(attribute)?.info;
+    let header: HeaderRow | undefined;
+
+    const take = async (rows: unknown[][]) => {
+      const objects: StoredObject[] = [];
+      for (const row of rows) {
+        header ??= row.slice(0, 4) as HeaderRow;
+        if (!header[0]) throw new StaleBucket(bucket);
+        const found = row.slice(4) as ObjectRow | null[];
+        if (found[0] === null) continue;
+        const object = objectOf(
+          bucket.name,
+          found as ObjectRow,
+          header[1] === null ? null : Number(header[1]),
+        );
+        if (residual === undefined || matches(residual, searchable(object), types)) objects.push(object);
+      }
+      for (let i = 0; i < objects.length; i += rowsPerMessage) {
+        await call.send(objects.slice(i, i + rowsPerMessage));
+      }
+      return !call.signal.aborted;
+    };
+
+    await reading(store.database.readers, (client) =>
+      withTimeout(client, timeoutOf(options), () => queryPages(client, query.text, query.values, take)),
+    );
+    if (options.snapshot && header !== undefined && !call.signal.aborted) {
+      const [, count, _snapshot, _lsn] = header;
+      await call.send([{ _snapshot, _lsn, _count: count === null ? null : Number(count) }]);
+    }
+  }
+
+  return {
+    async findObjects(call) {
+      const [name, text, options] = parseArguments('findObjects', call.args, [
+        ['bucket', 'string'],
+        ['filter', 'string'],
+        ['options', 'options'],
+      ]);
+      const filter = filterOf(text);
+      let announced = !options.internalOpts?.sendHandledOptions;
+      try {
+        await withBucket(store.registry, name, options.noBucketCache === true, async (bucket) => {
+          if (options.requireIndexes || options.requireOnlineReindexing) requireIndexes(bucket, filter, text);
+          const query = compose(bucket, filter, options);
+          if (!announced) await call.send([{ _handledOptions: handledOptions }]);
+          announced = true;
+          if (options.sql_only) {
+            const { text: sql, values: args, countText } = query;
+            await call.send([{ ...(countText === undefined ? {} : { count: countText }), query: sql, args }]);
+            return;
+          }
+          await run(call, bucket, query, options);
+        });
+      } catch (error) {
+        throw queryError(error);
+      }
+    },
+  };
+}

@@ -1,0 +1,176 @@
+import { randomBytes } from 'node:crypto';
+import type pg from 'pg';
+import { CongerError } from '../../runtime/errors.ts';
+import type { RpcTable } from '../rpc.ts';
+import { type CallOptions, parseArguments } from './arguments.ts';
+import type { Bucket } from './bucket.ts';
+import { transaction } from './database.ts';
+import { notIndexed, notNullable } from './errors.ts';
+import type { Filter } from './filter/ast.ts';
+import { Parameters } from './filter/compile.ts';
+import { registryTable } from './identifiers.ts';
+import { StaleBucket, withBucket } from './retry.ts';
+import { compileSearch, filterOf, requireIndexes } from './search.ts';
+import { outcomeError, queryError, writeError } from './sql-errors.ts';
+import { originOf, type Store } from './store.ts';
+import { anyObject, encodeColumns, encodeDelete, encodePut, type Origin, type Write } from './write.ts';
+import { executeWrites } from './write-statement.ts';
+
+/** Rows that one statement locks and rewrites; the transaction goes on until there are no more. */
+const rowsPerStatement = 500;
+
+interface Locked {
+  readonly _key: string;
+  readonly _value: string;
+}
+
+/**
+ * Locks the objects that a filter finds and writes each anew, by the statement that all writes go through: so each is
+ * in the feed, and its etag and indexes are right. In the order of their keys unless the search is sorted.
+ */
+async function rewrite(
+  client: pg.PoolClient,
+  bucket: Bucket,
+  search: { readonly filter: Filter; readonly options: CallOptions },
+  encode: (row: Locked) => Write,
+): Promise<number> {
+  const parameters = new Parameters();
+  const { sql, tail } = compileSearch(bucket, search.filter, search.options, parameters);
+  const order = tail.startsWith('ORDER BY') ? tail : `ORDER BY _key ${tail}`;
+  await client.query({
+    text: `DECLARE found NO SCROLL CURSOR FOR
+      SELECT _key, _value FROM ${bucket.table} WHERE ${sql} ${order} FOR UPDATE`,
+    values: parameters.values,
+  });
+  let count = 0;
+  for (;;) {
+    const { rows } = await client.query<Locked>(`FETCH ${rowsPerStatement} FROM found`);
+    if (rows.length === 0) break;
+    const writes = rows.map(encode);
+    const outcomes = await executeWrites(client, bucket, writes, true);
+    if (outcomes === undefined) throw new StaleBucket(bucket);
+    for (const [i, write] of writes.entries()) {
+      if (outcomes[i]?.kind !== 'written') throw outcomeError(bucket.name, write, outcomes[i]);
+    }
+    count += rows.length;
+  }
+  await client.query('CLOSE found');
+  await checkCurrent(client, bucket);
+  return count;
+}
+
+/** The search has locked the table, so the bucket cannot change any more: now is when to see whether it had. */
+async function checkCurrent(client: pg.PoolClient, bucket: Bucket): Promise<void> {
+  const { rows } = await client.query<{ generation: string }>(
+    `SELECT generation FROM ${registryTable} WHERE name = $1`,
+    [bucket.name],
+  );
+  if (rows[0]?.generation !== bucket.generation) throw new StaleBucket(bucket);
+}
+
+export interface ManyRequest {
+  readonly bucket: Bucket;
+  readonly filter: Filter;
+  /** The filter as it was given, for errors. */
+  readonly text: string;
+  readonly options: CallOptions;
+  readonly origin: Origin;
+}
+
+/** Deletes what a filter finds (up to the limit), inside the caller's transaction. */
+export async function deleteMany(client: pg.PoolClient, request: ManyRequest): Promise<{ count: number }> {
+  const { bucket, filter, text, options, origin } = request;
+  requireIndexes(bucket, filter, text);
+  const count = await rewrite(client, bucket, { filter, options }, (row) =>
+    encodeDelete(bucket, row._key, anyObject, origin),
+  );
+  return { count };
+}
+
+/** @throws FieldUpdateError, NotIndexedError, NotNullableError, InvalidIndexTypeError */
+function checkFields(bucket: Bucket, fields: Readonly<Record<string, unknown>>): void {
+  const names = Object.keys(fields);
+  if (names.length === 0) {
+    throw new CongerError('FieldUpdateError', `${JSON.stringify(fields)} is not a valid update definition`);
+  }
+  const { columns } = encodeColumns(bucket, fields);
+  for (const name of names) {
+    const at = bucket.columns.findIndex((c) => c.field === name);
+    const column = bucket.columns[at];
+    if (column === undefined) throw notIndexed(bucket.name, JSON.stringify(fields));
+    if (bucket.reindexing.has(name)) {
+      throw notIndexed(bucket.name, JSON.stringify(fields), {
+        unindexedFields: [],
+        reindexingFields: [...bucket.reindexing],
+      });
+    }
+    if (fields[name] === null || columns[at] === null) throw notNullable(name, column.type);
+  }
+}
+
+/** Sets fields of what a filter finds (up to the limit), inside the caller's transaction. All get one etag. */
+export async function updateMany(
+  client: pg.PoolClient,
+  request: ManyRequest,
+  fields: Readonly<Record<string, unknown>>,
+): Promise<{ count: number; etag: string }> {
+  const { bucket, filter, text, options, origin } = request;
+  requireIndexes(bucket, filter, text);
+  checkFields(bucket, fields);
+  const etag = `u${randomBytes(4).toString('hex').slice(0, 7)}`;
+  const count = await rewrite(client, bucket, { filter, options }, (row) => {
+    const value = JSON.parse(row._value) as Record<string, unknown>;
+    return encodePut(bucket, row._key, { ...value, ...fields }, anyObject, origin, etag);
+  });
+  return { count, etag };
+}
+
+/** updateObjects, deleteMany. */
+export function manyRpcs(store: Store): RpcTable {
+  async function inTransaction<T>(
+    name: string,
+    text: string,
+    options: CallOptions,
+    work: (client: pg.PoolClient, request: ManyRequest) => Promise<T>,
+  ): Promise<T> {
+    const filter = filterOf(text);
+    const origin = originOf(options);
+    let used: Bucket | undefined;
+    try {
+      return await withBucket(store.registry, name, options.noBucketCache === true, async (bucket) => {
+        used = bucket;
+        return transaction(store.database.readers, async (client) => {
+          if (options.timeout) {
+            await client.query("SELECT set_config('statement_timeout', $1, true)", [String(options.timeout)]);
+          }
+          return work(client, { bucket, filter, text, options, origin });
+        });
+      });
+    } catch (error) {
+      throw used === undefined ? queryError(error) : writeError(error, used);
+    }
+  }
+
+  return {
+    async updateObjects({ args, send }) {
+      const [name, fields, text, options] = parseArguments('updateObjects', args, [
+        ['bucket', 'string'],
+        ['fields', 'object'],
+        ['filter', 'string'],
+        ['options', 'options'],
+      ]);
+      await send([
+        await inTransaction(name, text, options, (client, request) => updateMany(client, request, fields)),
+      ]);
+    },
+
+    async deleteMany({ args, send }) {
+      const [name, text, options] = parseArguments('deleteMany', args, [
+        ['bucket', 'string'],
+        ['filter', 'string'],
+        ['options', 'options'],
+      ]);
+      await send([await inTransaction(name, text, options, deleteMany)]);
+    },
+  };
+}
