@@ -52,6 +52,8 @@ export const errorTable = {
   PayloadTooLarge: { status: 413, help: 'a body may be at most 1 MB' },
   MethodNotAllowed: { status: 405, help: 'the path does not know the method' },
   ServiceUnavailable: { status: 503, help: 'a part this needs is not reachable; try again shortly' },
+  UnallocatedVM: { status: 409, help: 'the machine has not been provisioned yet' },
+  JobFailed: { status: 500, help: 'the job that the request waited for has failed' },
   NoAllocatableServers: { status: 409, help: 'no compute node has room for the machine' },
   PositionGone: { status: 410, help: 'the position is no longer held; take a snapshot and go on from there' },
   SlowReader: {
