@@ -53,6 +53,13 @@ test('of servers that create one bucket at the same time, one does', async () =>
     if (t.status === 'rejected') expect(t.reason).toEqual(failure('BucketConflictError'));
 });
 
+test('fields may be named like the parts of a bucket', async () => {
+  const index = strings('id', 'key', 'value', 'etag', 'seq');
+  await one.call('createBucket', 'partnames', { index }, {});
+  await one.call('putObject', 'partnames', 'k', { id: 'i', key: 'k' }, {});
+  await one.call('delBucket', 'partnames', {});
+});
+
 describe('names', () => {
   test.each([
     'moray',

@@ -4,7 +4,8 @@ import { CongerError, isCongerError } from '../../runtime/errors.ts';
 const maxTries = 20;
 
 /**
- * Runs a read-modify-write again as long as somebody else was first.
+ * Runs a read-modify-write again as long as somebody else was first, or nobody can tell whether it happened: `work`
+ * reads anew and decides from what it finds.
  * @throws Conflict when it stays in conflict (20 tries); what `work` throws otherwise
  */
 export async function retryOnConflict<T>(what: string, work: () => Promise<T>): Promise<T> {
@@ -12,7 +13,7 @@ export async function retryOnConflict<T>(what: string, work: () => Promise<T>): 
     try {
       return await work();
     } catch (error) {
-      if (!isCongerError(error, 'EtagConflictError')) throw error;
+      if (!isCongerError(error, 'EtagConflictError', 'UnknownOutcomeError')) throw error;
       if (tries === maxTries)
         throw new CongerError('Conflict', `${what} is being changed by too many at once; try again`, {
           cause: error,
