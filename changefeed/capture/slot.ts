@@ -30,7 +30,7 @@ export async function ensureSlot(client: pg.Client, slot: string, log: Logger): 
     const epoch = await nextEpoch(client, slot, 1);
     if (status === 'lost') await client.query('SELECT pg_drop_replication_slot($1)', [slot]);
     await createSlot(client, slot);
-    log.warn({ slot, epoch, lost: status === 'lost' }, 'replication slot created: a new epoch begins');
+    log[epoch === 1 ? 'info' : 'warn']({ slot, epoch }, 'replication slot created: a new epoch begins');
     return epoch;
   } finally {
     await client.query(`SELECT pg_advisory_unlock(${SCHEMA_LOCK})`);
