@@ -95,6 +95,29 @@ describe.skipIf(why !== null)(
       expect(await agents.get(left.uuid)?.verify()).toEqual([]);
     });
 
+    it('keeps the VLANs of one vnet apart, over both nodes', async () => {
+      const place = (ip: string, node: TestNode) => testVm(node.uuid, ip, { vnet: 25 });
+      const [a5, a6, b5, b6] = [
+        place('192.168.1.5', left),
+        place('192.168.1.6', right),
+        place('192.168.1.5', left),
+        place('192.168.1.6', right),
+      ] as const;
+      for (const vm of [a5, a6]) datacenter.put(vmObject(vm));
+      for (const vm of [b5, b6]) datacenter.put(vmObject(vm, { nics: [nic(vm, { vlan_id: 3 })] }));
+      datacenter.put(overlayObject([a5, a6], nodes.underlays, { network_uuid: 'vlan2' }));
+      await shown(
+        datacenter.put(overlayObject([b5, b6], nodes.underlays, { network_uuid: 'vlan3', vlan_id: 3 })),
+      );
+      expect(await nodes.pings(a5, '192.168.1.6')).toBe(true);
+      expect(await nodes.pings(b5, '192.168.1.6')).toBe(true);
+      const stopped = datacenter.put(vmObject(b6, { state: 'stopped' }));
+      await datacenter.shown(right.uuid, stopped);
+      expect(await nodes.pings(b5, '192.168.1.6')).toBe(false);
+      expect(await nodes.pings(a5, '192.168.1.6')).toBe(true);
+      expect(await differences()).toEqual([]);
+    });
+
     it('filters IPv6 and lets neighbours be found', async () => {
       const a = testVm(left.uuid, 'fd00::5', { vnet: 31 });
       const b = testVm(right.uuid, 'fd00::6', { vnet: 31 });
@@ -160,12 +183,12 @@ describe.skipIf(why !== null)(
       const node = nodes.nodeNamespace(left);
       const untouched = await deviceIndex(node, portName(b.mac));
       const damages: [string, string[]][] = [
-        ['ip', ['-n', node, 'link', 'del', vxlanName(51)]],
+        ['ip', ['-n', node, 'link', 'del', vxlanName(51, 2)]],
         ['ip', ['-n', node, 'link', 'set', fabricBridge(51, 2), 'down']],
         ['ip', ['-n', node, 'link', 'set', portName(a.mac), 'nomaster']],
-        ['bridge', ['-n', node, 'fdb', 'del', c.mac, 'dev', vxlanName(51), 'dst', right.underlay, 'self']],
-        ['bridge', ['-n', node, 'fdb', 'del', c.mac, 'dev', vxlanName(51), 'master']],
-        ['bridge', ['-n', node, 'link', 'set', 'dev', vxlanName(51), 'neigh_suppress', 'off']],
+        ['bridge', ['-n', node, 'fdb', 'del', c.mac, 'dev', vxlanName(51, 2), 'dst', right.underlay, 'self']],
+        ['bridge', ['-n', node, 'fdb', 'del', c.mac, 'dev', vxlanName(51, 2), 'master']],
+        ['bridge', ['-n', node, 'link', 'set', 'dev', vxlanName(51, 2), 'neigh_suppress', 'off']],
         ['ip', ['-n', node, 'neigh', 'del', '192.168.1.7', 'dev', fabricBridge(51, 2)]],
         ['ip', ['-n', nodes.namespaceOf(a), 'addr', 'flush', 'dev', 'net0']],
         ['ip', ['netns', 'del', nodes.namespaceOf(a)]],

@@ -25,8 +25,9 @@ export function portName(mac: string): string {
   return `v${mac.replaceAll(':', '')}`;
 }
 
-export function vxlanName(vni: number): string {
-  return `vx${vni.toString(16)}`;
+/** The VXLAN device of a fabric network. */
+export function vxlanName(vni: number, vlan: number): string {
+  return `vx${vni.toString(16)}.${vlan}`;
 }
 
 /** The bridge of a fabric network: one for each VLAN of a vnet. */

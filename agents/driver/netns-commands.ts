@@ -8,7 +8,6 @@ export interface Batch {
   readonly lines: string[];
 }
 
-const dstPort = 4789;
 const underlayMtu = 9000;
 /** VXLAN over IPv4 adds 50 octets. */
 const vxlanMtu = underlayMtu - 50;
@@ -49,7 +48,7 @@ export function toBatches(
           break;
         }
         links.push(
-          `link add ${key} mtu ${vxlanMtu} type vxlan id ${row.vni} local ${row.local} dstport ${dstPort} nolearning`,
+          `link add ${key} mtu ${vxlanMtu} type vxlan id ${row.vni} local ${row.local} dstport ${row.port} nolearning`,
           `link set ${key} addrgenmode none master ${row.bridge}`,
           `link set ${key} type bridge_slave neigh_suppress on learning off`,
           `link set ${key} up`,

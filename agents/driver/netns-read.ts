@@ -82,14 +82,11 @@ export async function readKernel(node: string, namespaces: ReadonlyMap<string, s
       const port = link.linkinfo?.info_slave_data;
       kernel.vxlans.set(link.ifname, {
         vni: data?.id ?? 0,
+        port: data?.port ?? 0,
         local: data?.local ?? '',
         bridge: link.master ?? '',
         sound:
-          isUp(link) &&
-          data?.port === 4789 &&
-          data.learning === false &&
-          port?.learning === false &&
-          port.neigh_suppress === true,
+          isUp(link) && data?.learning === false && port?.learning === false && port.neigh_suppress === true,
       });
     }
     if (kind === 'veth' && link.ifname !== 'underlay') {

@@ -26,6 +26,8 @@ export interface BridgeRow {
 
 export interface VxlanRow {
   readonly vni: number;
+  /** UDP port that it receives on and sends to. */
+  readonly port: number;
   readonly local: string;
   readonly bridge: string;
   /** Options as they must be: no learning on device and port, neighbours suppressed, up. */

@@ -1,8 +1,8 @@
 import { fabricBridge } from '../driver/names.ts';
 import { emptyKernel, type Kernel } from '../driver/types.ts';
-import { carriedVlans, type Failures, type NodeFacts, planOverlays } from '../overlay/plan.ts';
+import { type NodeFacts, planOverlays } from '../overlay/plan.ts';
 import type { DesiredState } from '../state/store.ts';
-import { planMachines } from '../vms/plan.ts';
+import { type Failures, planMachines } from '../vms/plan.ts';
 
 export interface NodePlan {
   /** What the kernel should show. */
@@ -21,7 +21,7 @@ export function planNode(state: DesiredState, actual: Kernel, node: NodeFacts, p
   const kernel = emptyKernel();
   const failures: Failures = new Map();
   const overlays = state.of('overlay');
-  planOverlays(kernel, overlays, carriedVlans(actual), node, failures);
+  planOverlays(kernel, overlays, node);
   planMachines(kernel, state.of('vm'), prefix, failures);
 
   const doubtful = [...state.refused.map(({ key }) => key), ...failures.keys()];

@@ -69,7 +69,10 @@ export class Ledger {
   note(uuid: string, state: LedgerEntry['state'], reboots: number, requestId: string | null): boolean {
     const known = this.#vms.get(uuid);
     if (known?.state === state && known.reboots === reboots) return false;
-    this.#vms.set(uuid, { state, reboots, lastModified: new Date().toISOString(), requestId, told: false });
+    // Never the same moment twice, nor an earlier one: it tells one state from the next.
+    const since = known === undefined ? 0 : Date.parse(known.lastModified) + 1;
+    const lastModified = new Date(Math.max(Date.now(), since)).toISOString();
+    this.#vms.set(uuid, { state, reboots, lastModified, requestId, told: false });
     return true;
   }
 

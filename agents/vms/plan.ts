@@ -2,7 +2,9 @@ import type { DesiredOf, Nic } from '../contract/desired.ts';
 import { fabricBridge, machineNamespace, portName, tagBridge } from '../driver/names.ts';
 import type { Kernel } from '../driver/types.ts';
 import { canonicalAddress, parseInterfaceAddress } from '../firewall/addresses.ts';
-import type { Failures } from '../overlay/plan.ts';
+
+/** What a plan finds that it cannot do, by desired key. */
+export type Failures = Map<string, string>;
 
 /** The bridge that a NIC is on. */
 export function bridgeOf(nic: Pick<Nic, 'nic_tag' | 'vlan_id' | 'vnet_id'>): string {
