@@ -1,5 +1,5 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { closeSync, existsSync, openSync } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
@@ -15,6 +15,9 @@ import { deployDirectory, installKafka } from './install.ts';
 export { installKafka, missingForKafka } from './install.ts';
 
 const run = promisify(execFile);
+
+/** A start takes 3 s; on a machine that is busy with other things, many times that. */
+const startMs = 90_000;
 
 export interface BrokerOptions {
   /** Holds the broker's data, its configuration and its pid; a broker started on it again carries on. */
@@ -133,26 +136,32 @@ function launch(jars: string, config: string, logFile: string): ChildProcess {
 
 /** Waits until the broker answers and has registered with its controller. */
 async function untilReady(brokers: string[], ended: Promise<void>): Promise<void> {
-  const kafka = new Kafka({
+  let over = false;
+  void ended.then(() => {
+    over = true;
+  });
+  const deadline = Date.now() + startMs;
+  while (!(await answers(brokers))) {
+    if (over) throw new Error('it ended at once');
+    if (Date.now() > deadline) throw new Error(`it does not answer after ${startMs / 1000} s`);
+    await sleep(50);
+  }
+}
+
+async function answers(brokers: string[]): Promise<boolean> {
+  const admin = new Kafka({
     brokers,
     clientId: 'conger-start',
     logLevel: logLevel.NOTHING,
     requestTimeout: 2_000,
-    retry: { initialRetryTime: 100, maxRetryTime: 250, retries: 240 },
-  });
-  const admin = kafka.admin();
-  const answered = admin.connect().then(async () => {
-    while ((await admin.describeCluster()).brokers.length === 0) await sleep(50);
-  });
+    retry: { retries: 0 },
+  }).admin();
   try {
-    await Promise.race([
-      answered,
-      ended.then(() => {
-        throw new Error('it ended at once');
-      }),
-    ]);
+    await admin.connect();
+    return (await admin.describeCluster()).brokers.length > 0;
+  } catch {
+    return false;
   } finally {
-    answered.catch(() => {});
     await admin.disconnect().catch(() => {});
   }
 }
@@ -182,16 +191,21 @@ async function isBroker(pid: number, dir: string): Promise<boolean> {
   return stdout.includes('kafka.Kafka') && stdout.includes(config);
 }
 
-function freePort(): Promise<number> {
-  return new Promise((resolvePort, reject) => {
+/**
+ * A port that nobody listens on now, below those that kernels give to outgoing connections: a client that tries to reach
+ * a broker while it is down could else be given the broker's own port, and keep it.
+ */
+async function freePort(): Promise<number> {
+  for (;;) {
+    const port = randomInt(20_000, 32_768);
+    if (await isFree(port)) return port;
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((answer) => {
     const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      server.close(() => {
-        if (address === null || typeof address === 'string') reject(new Error('no port was given'));
-        else resolvePort(address.port);
-      });
-    });
+    server.once('error', () => answer(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => answer(true)));
   });
 }
