@@ -6,10 +6,11 @@ import { dirname, join } from 'node:path';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { startPostgres, type TestPostgres } from '../test/fixtures/postgres.ts';
-import { type Datacenter, type DatacenterOptions, entries, startDatacenter } from './datacenter.ts';
+import { type Datacenter, type DatacenterOptions, startDatacenter } from './datacenter.ts';
 import { readEndpoints } from './endpoints.ts';
 import { freeRange } from './parts/ports.ts';
 import { portCount } from './plan.ts';
+import { entries } from './start.ts';
 
 /** Stands in for every process: serves /ping on its port where it has one, and shows its environment. */
 const fake = `

@@ -1,19 +1,20 @@
 import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { cleanup } from '../agents/driver/cleanup.ts';
+import { messageOf } from '../runtime/errors.ts';
 import { type Endpoints, EndpointsFile } from './endpoints.ts';
 import { Home, lockHome } from './home.ts';
-import { type Need, provide, searchPath } from './install.ts';
+import { type Need, provide } from './install.ts';
 import { type Identities, identities, type NodeKind, netnsProblem } from './nodes.ts';
-import { kafkaPart } from './parts/kafka-part.ts';
-import { launchNode } from './parts/node-process.ts';
 import { freeRange } from './parts/ports.ts';
-import { checkPostgres, postgresPart } from './parts/postgres-part.ts';
+import { stopLeftover } from './parts/postgres.ts';
+import { checkPostgres } from './parts/postgres-part.ts';
 import { findByLastArgument } from './parts/processes.ts';
-import { checkPorts, defaultPortBase, type Ports, planPorts, portCount, replicated } from './plan.ts';
-import { type Part, type ProcessEntry, Supervisor } from './supervisor.ts';
+import { checkPorts, defaultPortBase, planPorts, portCount } from './plan.ts';
+import { agentStage, checkBuilt, dist, locate, startAll } from './start.ts';
+import { type ProcessEntry, Supervisor } from './supervisor.ts';
 
 export interface DatacenterOptions {
   /** Directory of data, logs and endpoints.json. */
@@ -49,56 +50,31 @@ export interface Datacenter {
   readonly endpoints: Endpoints;
   readonly processes: readonly ProcessEntry[];
   readonly home: Home;
+  /** The compute nodes, and what the names of their namespaces begin with. */
+  readonly identities: Identities;
   /** @throws Error when no process of this name runs */
   kill(name: string, signal: NodeJS.Signals): void;
   /** Stops everything, within 10 s, and gives the home back. */
   stop(): Promise<void>;
 }
 
-/** Where the compiled entry points are: beside this file once it is compiled itself, else in dist/. */
-const dist = import.meta.url.endsWith('.ts')
-  ? join(dirname(fileURLToPath(import.meta.url)), '..', 'dist')
-  : dirname(dirname(fileURLToPath(import.meta.url)));
-
-/** The entry point of each service, in dist/. */
-export const entries = {
-  kvstore: 'kvstore/main.js',
-  capture: 'changefeed/capture/main.js',
-  cnapi: 'services/cnapi/main.js',
-  vmapi: 'services/vmapi/main.js',
-  napi: 'services/napi/main.js',
-  fwapi: 'services/fwapi/main.js',
-  adminui: 'services/adminui/main.js',
-  agent: 'agents/main.js',
-} as const;
-
-type Service = keyof typeof entries;
-
-const stages: Readonly<Record<Service, number>> = {
-  kvstore: 1,
-  capture: 2,
-  cnapi: 3,
-  vmapi: 3,
-  napi: 3,
-  fwapi: 3,
-  adminui: 4,
-  agent: 4,
-};
-
-function checkBuilt(built: string): void {
-  const missing = Object.values(entries).filter((entry) => !existsSync(join(built, entry)));
-  if (missing.length > 0) throw new Error(`${built} lacks ${missing.join(', ')}: run \`npm run build\``);
-}
-
 /** How long what a killed predecessor left running may take to end, which it does by itself once it notices. */
 const orphanMs = 3_000;
+const kafkaOrphanMs = 8_000;
 
 async function endOrphans(home: Home, say: (line: string) => void): Promise<void> {
+  await endMarked(home.path, orphanMs, say);
+  // The last argument of a broker is its configuration.
+  await endMarked(join(home.kafka, 'server.properties'), kafkaOrphanMs, say);
+  if (existsSync(home.postgres)) await stopLeftover(home.postgres, say);
+}
+
+async function endMarked(mark: string, patienceMs: number, say: (line: string) => void): Promise<void> {
   for (let waited = 0; ; waited += 100) {
-    const pids = (await findByLastArgument(home.path)).filter((pid) => pid !== process.pid);
+    const pids = (await findByLastArgument(mark)).filter((pid) => pid !== process.pid);
     if (pids.length === 0) return;
-    if (waited === 0) say(`waiting for ${pids.length} processes of the last run to end`);
-    if (waited >= orphanMs) for (const pid of pids) tryKill(pid);
+    if (waited === 0) say(`waiting for what is left of the last run to end (${pids.length})`);
+    if (waited >= patienceMs) for (const pid of pids) tryKill(pid);
     await sleep(100);
   }
 }
@@ -123,6 +99,14 @@ function ownKafka(home: Home, met: Set<Need>, say: (line: string) => void): bool
   if (existsSync(home.kafka)) throw new Error(`${home.path} has its log in Kafka, which cannot be started`);
   say('the log is the embedded one');
   return false;
+}
+
+/**
+ * The machines of a datacenter that is stopped are off: their namespaces go once the agents have ended, which make them
+ * again at the next start. (An agent that merely dies leaves them as they are.)
+ */
+async function powerOff(prefix: string, say: (line: string) => void): Promise<void> {
+  await cleanup(prefix).catch((error) => say(`not all namespaces could be removed: ${messageOf(error)}`));
 }
 
 /**
@@ -176,6 +160,7 @@ async function bringUp(
   const current = (): Endpoints => ({ ...where, processes: [...supervisor.processes] });
   const supervisor = new Supervisor({
     say,
+    stageEnded: (stage) => (stage === agentStage && kind === 'netns' ? powerOff(ids.prefix, say) : undefined),
     changed: () => {
       // The file is there while the datacenter serves: whoever waits for it finds everything up.
       if (serving) void file.update(current).catch((error) => say(`${home.endpoints}: ${error}`));
@@ -184,14 +169,14 @@ async function bringUp(
   const stop = async () => {
     serving = false;
     await supervisor.stop();
-    await rm(home.endpoints, { force: true });
+    await file.remove();
     await unlock();
   };
-  const giveUp = () => void supervisor.stop();
+  const giveUp = () => void supervisor.stop().catch(() => {});
   options.signal?.addEventListener('abort', giveUp);
   try {
     options.signal?.throwIfAborted();
-    await startAll(supervisor, home, where, ports, { ...options, kafka }, ids, say);
+    await startAll(supervisor, { home, where, ports, ids, options: { ...options, kafka }, say });
     serving = true;
     await file.update(current);
   } catch (error) {
@@ -208,117 +193,8 @@ async function bringUp(
       return supervisor.processes;
     },
     home,
+    identities: ids,
     kill: (name, signal) => supervisor.kill(name, signal),
     stop,
   };
-}
-
-type Whereabouts = Omit<Endpoints, 'processes'>;
-
-function locate(ports: Ports, options: DatacenterOptions, ids: Identities, kind: NodeKind): Whereabouts {
-  const http = (list: readonly number[]) => list.map((port) => `http://127.0.0.1:${port}`);
-  const given = options.kafka ?? false;
-  return {
-    kvstore: ports.kvstore.map((port) => `tcp://127.0.0.1:${port}`),
-    cnapi: http(ports.services.cnapi),
-    vmapi: http(ports.services.vmapi),
-    napi: http(ports.services.napi),
-    fwapi: http(ports.services.fwapi),
-    adminui: http([ports.adminui]),
-    kafka: given === true ? [`127.0.0.1:${ports.kafka}`] : given === false ? null : [...given],
-    postgres: options.postgres ?? `postgresql://conger@127.0.0.1:${ports.postgres}/conger`,
-    nodes: ids.nodes.map(({ uuid }) => ({ uuid, kind })),
-  };
-}
-
-async function startAll(
-  supervisor: Supervisor,
-  home: Home,
-  where: Whereabouts,
-  ports: Ports,
-  options: DatacenterOptions,
-  ids: Identities,
-  say: (line: string) => void,
-): Promise<void> {
-  const common: NodeJS.ProcessEnv = {
-    ...process.env,
-    PATH: searchPath(),
-    CONGER_KVSTORE: where.kvstore.join(),
-    CONGER_KAFKA: where.kafka?.join() ?? '',
-    CONGER_CNAPI: where.cnapi.join(),
-    CONGER_VMAPI: where.vmapi.join(),
-    CONGER_NAPI: where.napi.join(),
-    CONGER_FWAPI: where.fwapi.join(),
-    CONGER_POSTGRES: where.postgres,
-    CONGER_ENDPOINTS: home.endpoints,
-    CONGER_SQL: String(options.sql ?? false),
-    CONGER_HOST: '127.0.0.1',
-    ...options.env,
-  };
-  const part = (service: Service, number: number, env: Record<string, string>): Part => {
-    const name = `${service}${number}`;
-    return {
-      name,
-      service,
-      stage: stages[service],
-      launch: () =>
-        launchNode({
-          entry: join(options.built ?? dist, entries[service]),
-          name,
-          mark: home.path,
-          env: { ...common, CONGER_INSTANCE: name, ...env },
-          logFile: home.log(name),
-        }),
-    };
-  };
-  const step = async (what: string, parts: readonly Part[]): Promise<void> => {
-    const since = performance.now();
-    await Promise.all(parts.map((each) => supervisor.start(each)));
-    say(`${what}: ready after ${((performance.now() - since) / 1000).toFixed(1)} s`);
-  };
-  const list = (service: Service, servicePorts: readonly number[]) =>
-    servicePorts.map((port, i) => part(service, i, { CONGER_PORT: String(port) }));
-
-  const stores: Promise<void>[] = [];
-  if (options.postgres === undefined) {
-    const postgres = { directory: home.postgres, port: ports.postgres, logFile: home.log('postgres0'), say };
-    stores.push(step('PostgreSQL', [postgresPart(postgres)]));
-  }
-  if (options.kafka === true) {
-    const kafka = { directory: home.kafka, port: ports.kafka, logFile: home.log('kafka0'), say };
-    stores.push(step('Kafka', [kafkaPart(kafka)]));
-  }
-  await Promise.all(stores);
-  await step(
-    `kvstore x${ports.kvstore.length}`,
-    ports.kvstore.map((port, i) =>
-      part('kvstore', i, {
-        CONGER_PORT: String(port),
-        CONGER_METRICS_PORT: String(ports.kvstoreMetrics[i] ?? 0),
-      }),
-    ),
-  );
-  const kind = where.nodes[0]?.kind ?? 'simulated';
-  const agents = ids.nodes.map((node, i) =>
-    part('agent', i, {
-      CONGER_NODE: node.uuid,
-      CONGER_NODE_KIND: kind,
-      CONGER_NODE_HOME: home.node(node.uuid),
-      CONGER_NODE_HOSTNAME: node.hostname,
-      CONGER_NODE_UNDERLAY: node.underlay,
-      CONGER_NODE_PREFIX: ids.prefix,
-    }),
-  );
-  const capture = part('capture', 0, {
-    CONGER_PORT: String(ports.capture),
-    CONGER_METRICS_PORT: String(ports.capture),
-  });
-  await Promise.all([
-    step('capture', [capture]),
-    ...replicated.map((service) =>
-      step(`${service} x${ports.services[service].length}`, list(service, ports.services[service])),
-    ),
-    step('adminui', list('adminui', [ports.adminui])),
-    ...(agents.length > 0 ? [step(`compute node x${agents.length} (${kind})`, agents)] : []),
-  ]);
 }

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { z } from 'zod';
 import { writeWhole } from './home.ts';
 
@@ -40,6 +40,13 @@ export class EndpointsFile {
       this.#writing = undefined;
     });
     return this.#writing;
+  }
+
+  /** Removes the file, after what is being written. */
+  async remove(): Promise<void> {
+    this.#next = undefined;
+    await this.#writing?.catch(() => {});
+    await rm(this.#path, { force: true });
   }
 
   async #write(): Promise<void> {

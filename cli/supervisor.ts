@@ -20,7 +20,9 @@ export interface Part {
   readonly service: string;
   /** Parts of a higher stage need those of a lower one, and are stopped before them. */
   readonly stage: number;
-  /** How long it may take to end once asked. Default 2 s. */
+  /** Where its log is, for the error that says it does not start. */
+  readonly log?: string;
+  /** How long it may take to end once asked. Default 1.5 s. */
   readonly stopMs?: number;
   launch(): Promise<Running>;
 }
@@ -53,6 +55,7 @@ interface Hooks {
   readonly clock: Clock;
   readonly say: (line: string) => void;
   readonly changed: () => void;
+  readonly stageEnded: (stage: number) => Promise<void> | undefined;
 }
 
 /** Keeps one part running: at most one process of it lives at any time, and it is started again until `stop`. */
@@ -101,7 +104,7 @@ class Keeper {
       if (this.#running === undefined) return;
       this.#hooks.say(`${this.part.name} does not end: killing it`);
       this.#running.kill('SIGKILL');
-    }, this.part.stopMs ?? 2_000);
+    }, this.part.stopMs ?? 1_500);
     await this.#done;
     clearTimeout(straggler);
   }
@@ -117,7 +120,8 @@ class Keeper {
       const why = await this.#runOnce();
       if (signal.aborted) return;
       if (!this.#wasReady && ++attempts >= attemptsToStart) {
-        this.#reject(new Error(`${name} does not start: ${why}`));
+        const log = this.part.log === undefined ? '' : ` (its log: ${this.part.log})`;
+        this.#reject(new Error(`${name} does not start: ${why}${log}`));
         return;
       }
       if (clock.now() - since >= steadyMs) failures = 0;
@@ -160,11 +164,14 @@ export class Supervisor {
   readonly #hooks: Hooks;
   #stopped: Promise<void> | undefined;
 
-  constructor(options: { say?: (line: string) => void; changed?: () => void; clock?: Clock } = {}) {
+  /** `stageEnded` is called when `stop` has stopped a stage; `stop` waits for it, the next stage does not. */
+  constructor(options: Partial<Hooks> = {}) {
     this.#hooks = {
-      clock: options.clock ?? realClock,
-      say: options.say ?? (() => {}),
-      changed: options.changed ?? (() => {}),
+      clock: realClock,
+      say: () => {},
+      changed: () => {},
+      stageEnded: () => undefined,
+      ...options,
     };
   }
 
@@ -198,8 +205,11 @@ export class Supervisor {
   async #stop(): Promise<void> {
     for (const keeper of this.#keepers) keeper.release();
     const stages = new Set(this.#keepers.map(({ part }) => part.stage));
+    const after: (Promise<void> | undefined)[] = [];
     for (const stage of [...stages].sort((a, b) => b - a)) {
       await Promise.all(this.#keepers.filter(({ part }) => part.stage === stage).map((k) => k.stop()));
+      after.push(this.#hooks.stageEnded(stage));
     }
+    await Promise.all(after);
   }
 }

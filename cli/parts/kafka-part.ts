@@ -14,7 +14,8 @@ export function kafkaPart(options: {
     name: 'kafka0',
     service: 'kafka',
     stage: 0,
-    stopMs: 3_500,
+    stopMs: 3_000,
+    log: options.logFile,
     launch: async () => {
       const broker = await startBroker({ dir, port, logFile, say });
       const dismiss = guard(broker.pid, 'TERM');

@@ -17,7 +17,8 @@ export function postgresPart(options: {
     name: 'postgres0',
     service: 'postgres',
     stage: 0,
-    stopMs: 3_500,
+    stopMs: 3_000,
+    log: options.logFile,
     launch: async () => {
       const log = createWriteStream(options.logFile, { flags: 'a', mode: 0o640 });
       log.on('error', () => {});

@@ -73,6 +73,14 @@ async function clearPredecessor(
   }
 }
 
+/** Stops the server of a cluster that a killed predecessor left running, where there is one. */
+export async function stopLeftover(directory: string, say: (line: string) => void): Promise<void> {
+  const preferred = serverAccount();
+  const binaries = await findPostgres(preferred, () => {});
+  const data = join(await placeData(directory, preferred, say), 'data');
+  await clearPredecessor(binaries, data, await ownerOf(data, preferred), say);
+}
+
 class StartError extends Error {}
 
 function launch(
