@@ -2,6 +2,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
 import { openTestStore, type TestStore } from './testing.ts';
+import { Messages } from './testing-messages.ts';
 
 let postgres: TestPostgres;
 let one: TestStore;
@@ -225,6 +226,31 @@ describe('a bucket that another server has changed', () => {
     await expect(one.call('batch', [{ bucket: 'mortal', key: 'k', value: {} }], {})).resolves.toBeDefined();
   });
 });
+
+test.each(['for the first time', 'by a statement that is prepared'])(
+  'a write that waits while its bucket changes is made as the bucket is then, %s',
+  async (how) => {
+    const name = how.length > 20 ? 'waits2' : 'waits1';
+    await one.call('createBucket', name, { index: strings('a'), options: { feed: false } }, {});
+    if (name === 'waits2')
+      for (let i = 0; i < 9; i++) await one.call('putObject', name, 'k', { a: `x${i}` }, {});
+    const messages = await Messages.open(postgres.url);
+    const client = new pg.Client(postgres.url);
+    await client.connect();
+    await client.query(`BEGIN; LOCK TABLE kv.${name} IN ACCESS EXCLUSIVE MODE`);
+    const change = `UPDATE kv.buckets_config SET options = '{"version":0}',
+      generation = nextval('kv."bucket.generation"') WHERE name = $1`;
+    await client.query(change, [name]);
+    const put = one.call('putObject', name, 'k', { a: 'y' }, {});
+    const waiting = `SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'conger-kvstore'`;
+    while ((await client.query(waiting)).rowCount === 0);
+    await client.query('COMMIT');
+    await put;
+    expect(await messages.take()).toMatchObject([{ body: { bucket: name, key: 'k', value: { a: 'y' } } }]);
+    await messages.close();
+    await client.end();
+  },
+);
 
 test('writers go on while the bucket changes under them, and nothing is written by an old schema', async () => {
   await one.call('createBucket', 'busy', { index: strings('a'), options: { version: 1 } }, {});

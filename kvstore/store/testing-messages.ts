@@ -30,6 +30,7 @@ export class Messages {
   static async open(url: string): Promise<Messages> {
     const client = new pg.Client(url);
     await client.connect();
+    await client.query('DROP PUBLICATION IF EXISTS test_messages');
     await client.query('CREATE PUBLICATION test_messages');
     await client.query(`SELECT pg_create_logical_replication_slot('test_messages', 'pgoutput')`);
     return new Messages(client);
