@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { metadataSchema } from './metadata.ts';
 import { networksSchema } from './networks.ts';
+import { isHardware } from './vm.ts';
 
 /** The parameters of VMAPI's calls: names, limits and messages are Triton's. Flags and numbers may come as text. */
 
@@ -81,6 +82,11 @@ const disk = z.looseObject({
   size: z.union([number(1), z.literal('remaining')]).optional(),
 });
 
+/** A parameter that is needed because of others; told together with whatever else is wrong. */
+function missing(field: string) {
+  return { path: [field], message: 'missing parameter', when: () => true };
+}
+
 export const createSchema = z
   .strictObject({
     ...callFields,
@@ -110,15 +116,13 @@ export const createSchema = z
     nic_driver: text.optional(),
     vcpus: number(1).optional(),
   })
-  .superRefine((given, context) => {
-    const missing = (field: string) =>
-      context.addIssue({ code: 'custom', path: [field], message: 'missing parameter' });
-    if (given.ram === undefined && given.max_physical_memory === undefined) missing('ram');
-    if (given.brand === 'kvm' || given.brand === 'bhyve') {
-      if (given.disks === undefined) missing('disks');
-      else if (given.disks[0]?.image_uuid === undefined) missing('disks.0.image_uuid');
-    } else if (given.image_uuid === undefined) missing('image_uuid');
-  });
+  .refine((given) => given.ram !== undefined || given.max_physical_memory !== undefined, missing('ram'))
+  .refine((given) => !isHardware(given.brand) || given.disks !== undefined, missing('disks'))
+  .refine(
+    (given) => !isHardware(given.brand) || given.disks?.[0]?.image_uuid !== undefined,
+    missing('disks.0.image_uuid'),
+  )
+  .refine((given) => isHardware(given.brand) || given.image_uuid !== undefined, missing('image_uuid'));
 export type CreateParams = z.output<typeof createSchema>;
 
 export const updateFields = {
