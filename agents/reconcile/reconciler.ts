@@ -98,6 +98,7 @@ export class Reconciler {
   async verify(): Promise<string[]> {
     return this.#serially(async () => {
       const { driver, state, node, prefix } = this.#options;
+      if (!state.known) return ['what the node is to be is not known yet'];
       const actual = await driver.read();
       const { kernel } = planNode(state, actual, node, prefix);
       const expected = this.#firewall.compile(firewallInput(state, [...kernel.bridges.keys()]));

@@ -19,6 +19,7 @@ type Spanned = Pick<Desired, 'span' | 'key'>;
 export class FakeDatacenter {
   readonly #server: Server;
   readonly #sockets = new Map<string, WebSocket>();
+  readonly #listener: WebSocketServer;
   readonly #objects = new Map<string, Spanned>();
   readonly #tasks = new Map<string, Task>();
   readonly #waiters = new Set<() => void>();
@@ -41,8 +42,8 @@ export class FakeDatacenter {
         this.#wake();
       });
     });
-    const sockets = new WebSocketServer({ server: this.#server });
-    sockets.on('connection', (socket, request) => {
+    this.#listener = new WebSocketServer({ server: this.#server });
+    this.#listener.on('connection', (socket, request) => {
       const node = /^\/servers\/([^/]+)\/agent$/.exec(request.url ?? '')?.[1] ?? '';
       this.#sockets.set(node, socket);
       this.connections.set(node, (this.connections.get(node) ?? 0) + 1);
@@ -125,7 +126,7 @@ export class FakeDatacenter {
   }
 
   async stop(): Promise<void> {
-    this.cut();
+    for (const socket of this.#listener.clients) socket.terminate();
     this.#server.closeAllConnections();
     await new Promise<void>((resolve) => this.#server.close(() => resolve()));
   }

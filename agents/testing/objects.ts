@@ -78,7 +78,7 @@ export function overlayObject(
           mac: vm.mac,
           ip,
           server_uuid: vm.node,
-          underlay_ip: underlayOf.get(vm.node) ?? '',
+          underlay_ip: underlayOf.get(vm.node) ?? '10.99.0.1',
         })),
       ),
       ...more,
