@@ -10,10 +10,11 @@ import { startProxy } from './proxy.ts';
 
 const log = silentLogger();
 
-/** A process that uses the KV tier and the log, over connections of its own that can be broken. */
-export interface TestProcess {
-  readonly kv: Kv;
-  readonly reader: LogReader;
+/** What one process reaches the KV tier and the log through: addresses of its own, that can be broken. */
+export interface Link {
+  /** `tcp://127.0.0.1:<port>` */
+  readonly kvstore: string;
+  readonly postgres: string;
   /** Breaks every connection; they come back. */
   cut(): void;
   /** Ends its connections to the log alone: the group goes on without it, and it can still write. */
@@ -23,9 +24,17 @@ export interface TestProcess {
   close(): Promise<void>;
 }
 
+/** A process that uses the KV tier and the log over a link. */
+export interface TestProcess extends Pick<Link, 'cut' | 'loseLog' | 'kill' | 'close'> {
+  readonly kv: Kv;
+  readonly reader: LogReader;
+}
+
 /** PostgreSQL, a kvstore server, the capture and the embedded log, all real. */
 export interface Road {
   readonly kv: Kv;
+  readonly postgres: string;
+  link(): Promise<Link>;
   process(): Promise<TestProcess>;
   close(): Promise<void>;
 }
@@ -50,16 +59,14 @@ export async function startRoad(partitions: number): Promise<Road> {
   const kvstore = await startKvstore(postgres.url);
   const kv = createKv({ servers: [kvstore.url], log });
 
-  const process = async (): Promise<TestProcess> => {
+  const link = async (): Promise<Link> => {
     const toLog = await startProxy(Number(new URL(postgres.url).port));
     const toKv = await startProxy(kvstore.port);
     const url = new URL(postgres.url);
     url.port = String(toLog.port);
-    const ownKv = createKv({ servers: [`tcp://127.0.0.1:${toKv.port}`], log });
-    const reader = await createEmbeddedReader({ postgres: url.href, partitions, log });
     return {
-      kv: ownKv,
-      reader,
+      kvstore: `tcp://127.0.0.1:${toKv.port}`,
+      postgres: url.href,
       cut: () => {
         toLog.cut();
         toKv.cut();
@@ -70,14 +77,26 @@ export async function startRoad(partitions: number): Promise<Road> {
         toKv.refuse();
       },
       close: async () => {
-        await Promise.all([reader.close(), ownKv.close()]);
         await Promise.all([toLog.close(), toKv.close()]);
       },
     };
   };
 
+  const process = async (): Promise<TestProcess> => {
+    const own = await link();
+    const ownKv = createKv({ servers: [own.kvstore], log });
+    const reader = await createEmbeddedReader({ postgres: own.postgres, partitions, log });
+    const close = async () => {
+      await Promise.all([reader.close(), ownKv.close()]);
+      await own.close();
+    };
+    return { ...own, kv: ownKv, reader, close };
+  };
+
   return {
     kv,
+    postgres: postgres.url,
+    link,
     process,
     close: async () => {
       await kv.close();

@@ -1,39 +1,4 @@
-import { desiredBucket } from '../../agents/contract/desired.ts';
-import { ensureCheckpointBucket, startConsumer } from '../../changefeed/consumer.ts';
-import { httpFeed } from '../../changefeed/feeds/http.ts';
-import { tritonFeed } from '../../changefeed/feeds/triton.ts';
-import { vmsBucket } from '../common/records.ts';
 import { runService } from '../common/service.ts';
-import { presentRule, type RuleRecord, rulesBucket } from './models/rule.ts';
-import { ruleItem } from './models/rule-item.ts';
-import { nudgesBucket, projectedBuckets, projectFirewall } from './projection/projection.ts';
-import { firewallRoutes } from './routes/firewalls.ts';
-import { pingRoute } from './routes/ping.ts';
-import { ruleRoutes } from './routes/rules.ts';
+import { setupFwapi } from './setup.ts';
 
-runService('fwapi', async (context) => {
-  const { app, broadcast, kv, reader, log, member, shutdown } = context;
-  for (const bucket of [vmsBucket, rulesBucket, nudgesBucket, desiredBucket])
-    await kv.ensureBucket(bucket.name, bucket.config);
-  await ensureCheckpointBucket(kv);
-  ruleRoutes(context);
-  firewallRoutes(context);
-  pingRoute(context);
-  const rule = {
-    bucket: rulesBucket.name,
-    all: '(uuid=*)',
-    present: (value: unknown) => presentRule(value as RuleRecord),
-  };
-  await app.register(httpFeed, { broadcast, kv, resources: { rule } });
-  await app.register(tritonFeed, { broadcast, log, resources: [ruleItem] });
-  const consumer = await startConsumer({
-    name: 'fwapi-firewall',
-    member,
-    reader,
-    kv,
-    log,
-    buckets: projectedBuckets,
-    handle: (changes) => projectFirewall(kv, changes),
-  });
-  shutdown.add('firewall projection', () => consumer.stop());
-});
+runService('fwapi', setupFwapi);
