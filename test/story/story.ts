@@ -91,6 +91,10 @@ async function tell(datacenter: Datacenter, clients: Clients, say: (line: string
   const reaches = (from: Machine, to: Machine, wanted: boolean) => async () =>
     (await ping(prefix, from, to)) === wanted;
 
+  await settles('the nodes have registered', async () => {
+    const servers = await clients.call<{ status: string }[]>('cnapi', 'listServers', {});
+    return servers.filter((server) => server.status === 'running').length === datacenter.endpoints.nodes.length;
+  });
   await clients.call('napi', 'createFabricVLAN', owner, { name: 'story', vlan_id: 4 }, request());
   const range = { subnet: '10.7.0.0/24', provision_start_ip: '10.7.0.10', provision_end_ip: '10.7.0.200' };
   const network = await clients.call<{ uuid: string }>(
