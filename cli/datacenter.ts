@@ -87,9 +87,9 @@ function tryKill(pid: number): void {
 
 async function nodeKind(options: DatacenterOptions, met: Set<Need>, ids: Identities): Promise<NodeKind> {
   if (options.simulated || (options.nodes ?? 2) === 0) return 'simulated';
-  const problem = met.has('netns') ? await netnsProblem(ids.prefix) : undefined;
+  const problem = await netnsProblem(ids.prefix);
   if (met.has('netns') && problem === undefined) return 'netns';
-  options.say?.(`compute nodes are simulated${problem === undefined ? '' : `: ${problem}`}`);
+  options.say?.(`compute nodes are simulated: ${problem ?? 'programs are missing'}`);
   return 'simulated';
 }
 

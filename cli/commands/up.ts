@@ -113,15 +113,29 @@ Ctrl-C stops everything.
 `;
 }
 
-/** Resolves on the first request to stop; npm passes a terminal's Ctrl-C on, so that more of them mean nothing. */
+/**
+ * Calls `gone` once the parent has ended. npm runs scripts in a shell, to which it passes signals on and which dies of
+ * them without a word to this process; there is no event for that.
+ */
+function watchParent(gone: () => void): void {
+  const parent = process.ppid;
+  const timer = setInterval(() => {
+    if (process.ppid === parent) return;
+    clearInterval(timer);
+    gone();
+  }, 500);
+  timer.unref();
+}
+
+/** Resolves on the first request to stop; npm repeats a terminal's Ctrl-C, so that more of them mean nothing. */
 function untilAsked(stopping: AbortController): Promise<string> {
   return new Promise((resolve) => {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-      process.on(signal, () => {
-        stopping.abort(new Error(`stopped by ${signal}`));
-        resolve(signal);
-      });
-    }
+    const ask = (why: string) => {
+      stopping.abort(new Error(`stopped by ${why}`));
+      resolve(why);
+    };
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => ask(signal));
+    if (process.env.npm_lifecycle_event !== undefined) watchParent(() => ask('npm is gone'));
   });
 }
 
