@@ -47,9 +47,9 @@ export const errorTable = {
   SubnetFull: { status: 507, help: 'no free addresses are left in the network' },
   PreconditionFailed: { status: 412, help: 'the etag given in If-Match is not the resource’s' },
   Conflict: { status: 409, help: 'the resource’s state does not allow the operation' },
-  InvalidJSON: { status: 400, help: 'the body is not valid JSON' },
+  InvalidContent: { status: 400, help: 'the body is not valid JSON' },
   BadRequest: { status: 400, help: 'the request is malformed' },
-  PayloadTooLarge: { status: 413, help: 'a body may be at most 1 MB' },
+  RequestEntityTooLarge: { status: 413, help: 'a body may be at most 1 MB' },
   MethodNotAllowed: { status: 405, help: 'the path does not know the method' },
   ServiceUnavailable: { status: 503, help: 'a part this needs is not reachable; try again shortly' },
   UnallocatedVM: { status: 409, help: 'the machine has not been provisioned yet' },
@@ -66,10 +66,11 @@ export type ErrorCode = keyof typeof errorTable;
 
 /** One invalid field, in the form that NAPI's and FWAPI's clients expect. */
 export interface FieldError {
-  readonly field: string;
+  /** Several where they are wrong together: parameters that are not known. */
+  readonly field: string | readonly string[];
   readonly code: string;
   readonly message: string;
-  readonly invalid?: readonly string[];
+  readonly invalid?: readonly unknown[];
 }
 
 export interface ErrorDetail {

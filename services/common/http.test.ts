@@ -1,13 +1,18 @@
+import { once } from 'node:events';
+import { type AddressInfo, connect, type Socket } from 'node:net';
 import { afterEach, describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { CongerError } from '../../runtime/errors.ts';
 import { silentLogger } from '../../runtime/log.ts';
 import { currentTrace } from '../../runtime/trace.ts';
-import { type App, bodyLimit, createHttp, type validationStyles } from './http.ts';
+import { type App, bodyLimit, closeHttp, createHttp, requestKey, type validationStyles } from './http.ts';
 import { RestClient } from './rest-client.ts';
 
 let app: App | undefined;
 afterEach(() => app?.close());
+
+let arrived = () => {};
+let released: Promise<void> = Promise.resolve();
 
 async function service(name: keyof typeof validationStyles): Promise<App> {
   app = await createHttp({ name, instance: `${name}0`, log: silentLogger() });
@@ -21,6 +26,12 @@ async function service(name: keyof typeof validationStyles): Promise<App> {
   app.get('/known', async () => {
     throw new CongerError('PreconditionFailed', 'the etag is another');
   });
+  app.post('/key', async (request) => ({ key: requestKey(request) }));
+  app.get('/slow', async () => {
+    arrived();
+    await released;
+    return { done: true };
+  });
   app.get('/bug', async () => {
     throw new TypeError('secret detail');
   });
@@ -30,36 +41,58 @@ async function service(name: keyof typeof validationStyles): Promise<App> {
 const json = { 'content-type': 'application/json' };
 
 describe('errors have the form that Triton’s clients expect', () => {
+  const wrong = '{"size":"big","colour":1,"taste":2}';
+
   test.each([
-    ['vmapi', 409, 'ValidationFailed', 'Invalid'],
-    ['napi', 422, 'InvalidParameters', 'InvalidParameter'],
+    ['vmapi', 409, 'ValidationFailed', 'MissingParameter'],
     ['cnapi', 500, 'InvalidParameters', 'Invalid'],
-  ] as const)('%s: a wrong type, a missing and an unknown field', async (name, status, code, invalidCode) => {
+  ] as const)('%s: a wrong type, a missing and unknown fields', async (name, status, code, missing) => {
     const http = await service(name);
-    const answer = await http.inject({
-      method: 'POST',
-      url: '/things',
-      headers: json,
-      body: '{"size":"big","colour":1}',
-    });
+    const answer = await http.inject({ method: 'POST', url: '/things', headers: json, body: wrong });
     expect(answer.statusCode).toBe(status);
     expect(answer.json()).toMatchObject({
       code,
       errors: [
-        { field: 'colour', code: 'UnknownParameters' },
-        { field: 'name', code: 'MissingParameter' },
-        { field: 'size', code: invalidCode },
+        { field: 'colour', code: 'Invalid' },
+        { field: 'name', code: missing },
+        { field: 'size', code: 'Invalid' },
+        { field: 'taste', code: 'Invalid' },
       ],
     });
+  });
+
+  test.each(['napi', 'fwapi'] as const)('%s: the same, in the words of restify-warden', async (name) => {
+    const http = await service(name);
+    const answer = await http.inject({ method: 'POST', url: '/things', headers: json, body: wrong });
+    expect(answer.statusCode).toBe(422);
+    expect(answer.json()).toMatchObject({
+      code: 'InvalidParameters',
+      message: 'Invalid parameters',
+      errors: [
+        {
+          field: ['colour', 'taste'],
+          code: 'UnknownParameters',
+          message: 'Unknown parameters: colour, taste',
+        },
+        { field: 'name', code: 'MissingParameter', message: 'Missing parameter' },
+        { field: 'size', code: 'InvalidParameter' },
+      ],
+    });
+    const empty = await http.inject({ method: 'POST', url: '/things', headers: json, body: '' });
+    expect(empty.json()).toMatchObject({ code: 'InvalidParameters', message: 'Missing parameters' });
+    const list = await http.inject({ method: 'POST', url: '/things', headers: json, body: '[]' });
+    expect(list.json().errors).toEqual([
+      { field: 'parameters', code: 'InvalidParameter', message: 'Parameters must be objects' },
+    ]);
   });
 
   test('malformed JSON, an oversized body, an unknown path, a known error', async () => {
     const http = await service('vmapi');
     const malformed = await http.inject({ method: 'POST', url: '/things', headers: json, body: '{"size":' });
-    expect([malformed.statusCode, malformed.json().code]).toEqual([400, 'InvalidJSON']);
+    expect([malformed.statusCode, malformed.json().code]).toEqual([400, 'InvalidContent']);
     const body = JSON.stringify({ size: 1, name: 'x'.repeat(bodyLimit) });
     const large = await http.inject({ method: 'POST', url: '/things', headers: json, body });
-    expect([large.statusCode, large.json().code]).toEqual([413, 'PayloadTooLarge']);
+    expect([large.statusCode, large.json().code]).toEqual([413, 'RequestEntityTooLarge']);
     const nowhere = await http.inject({ url: '/nowhere' });
     expect([nowhere.statusCode, nowhere.json().code]).toEqual([404, 'ResourceNotFound']);
     const known = await http.inject({ url: '/known' });
@@ -89,6 +122,56 @@ test('the request id of the caller is in force in the handler and in the answer'
   });
   expect(await answer.json()).toEqual({ request: 'my-request' });
   expect(answer.headers.get('x-request-id')).toBe('my-request');
+});
+
+test('a repeat is known by its key, or else by its request id and what it asks for', async () => {
+  const http = await service('napi');
+  const key = async (headers: Record<string, string>, body: string): Promise<unknown> =>
+    (await http.inject({ method: 'POST', url: '/key', headers: { ...json, ...headers }, body })).json().key;
+  expect(await key({ 'idempotency-key': 'k', 'x-request-id': 'a' }, '{}')).toBe('k');
+  const first = await key({ 'x-request-id': 'a' }, '{"ip":1}');
+  expect(await key({ 'x-request-id': 'a' }, '{"ip":1}')).toBe(first);
+  expect(await key({ 'x-request-id': 'a' }, '{"ip":2}')).not.toBe(first);
+  expect(await key({ 'x-request-id': 'b' }, '{"ip":1}')).not.toBe(first);
+});
+
+describe('closing', () => {
+  const opened = async (http: App): Promise<Socket> => {
+    await http.listen({ host: '127.0.0.1', port: 0 });
+    const { port } = http.server.address() as AddressInfo;
+    const counted = once(http.server, 'connection');
+    const socket = connect(port, '127.0.0.1');
+    await counted;
+    return socket;
+  };
+
+  test('does not wait for a connection on which nothing was sent', async () => {
+    const http = await service('vmapi');
+    const socket = await opened(http);
+    const ended = once(socket, 'close');
+    socket.resume();
+    await closeHttp(http, 50);
+    await ended;
+  });
+
+  test('lets a request that is under way end', async () => {
+    const http = await service('vmapi');
+    const handling = new Promise<void>((resolve) => {
+      arrived = resolve;
+    });
+    let release = () => {};
+    released = new Promise((resolve) => {
+      release = resolve;
+    });
+    const socket = await opened(http);
+    const answer = fetch(`http://127.0.0.1:${(http.server.address() as AddressInfo).port}/slow`);
+    await handling;
+    const closed = closeHttp(http, 60_000);
+    socket.destroy();
+    release();
+    expect(await (await answer).json()).toEqual({ done: true });
+    await closed;
+  });
 });
 
 test('the OpenAPI document is at /docs', async () => {

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import websocket from '@fastify/websocket';
@@ -45,36 +46,57 @@ export interface ValidationStyle {
   readonly code: Extract<ErrorCode, 'InvalidParameters' | 'ValidationFailed'>;
   readonly status: number;
   readonly message: string;
-  /** The `code` of a field that is there and wrong: `Invalid` (VMAPI) or `InvalidParameter` (NAPI, FWAPI). */
+  /** The message where nothing is wrong but that parameters are missing. */
+  readonly missingMessage: string;
+  /** The `code` of a field that is there and wrong: `Invalid` (CNAPI, VMAPI) or `InvalidParameter` (NAPI, FWAPI). */
   readonly invalidCode: string;
+  missing(field: string): FieldError;
+  unknown(fields: readonly string[]): readonly FieldError[];
 }
+
+function invalidEach(fields: readonly string[]): FieldError[] {
+  return fields.map((field) => ({
+    field,
+    code: 'Invalid',
+    message: `${field} is not an explicitly defined parameter`,
+  }));
+}
+
+/** NAPI's and FWAPI's, whose checks are those of Triton's restify-warden. */
+const warden: ValidationStyle = {
+  code: 'InvalidParameters',
+  status: 422,
+  message: 'Invalid parameters',
+  missingMessage: 'Missing parameters',
+  invalidCode: 'InvalidParameter',
+  missing: (field) => ({ field, code: 'MissingParameter', message: 'Missing parameter' }),
+  unknown: (fields) => [
+    { field: fields, code: 'UnknownParameters', message: `Unknown parameters: ${fields.join(', ')}` },
+  ],
+};
 
 export const validationStyles = {
   cnapi: {
     code: 'InvalidParameters',
     status: 500,
     message: 'Request parameters failed validation',
+    missingMessage: 'Request parameters failed validation',
     invalidCode: 'Invalid',
+    missing: (field) => ({ field, code: 'Invalid', message: `Invalid value for param '${field}'` }),
+    unknown: invalidEach,
   },
-  vmapi: { code: 'ValidationFailed', status: 409, message: 'Invalid Parameters', invalidCode: 'Invalid' },
-  napi: {
-    code: 'InvalidParameters',
-    status: 422,
-    message: 'Invalid parameters',
-    invalidCode: 'InvalidParameter',
+  vmapi: {
+    code: 'ValidationFailed',
+    status: 409,
+    message: 'Invalid Parameters',
+    missingMessage: 'Invalid Parameters',
+    invalidCode: 'Invalid',
+    missing: (field) => ({ field, code: 'MissingParameter', message: 'missing parameter' }),
+    unknown: invalidEach,
   },
-  fwapi: {
-    code: 'InvalidParameters',
-    status: 422,
-    message: 'Invalid parameters',
-    invalidCode: 'InvalidParameter',
-  },
-  adminui: {
-    code: 'InvalidParameters',
-    status: 422,
-    message: 'Invalid parameters',
-    invalidCode: 'InvalidParameter',
-  },
+  napi: warden,
+  fwapi: warden,
+  adminui: warden,
 } as const satisfies Record<string, ValidationStyle>;
 
 /** The largest body that a service reads, in bytes. */
@@ -174,7 +196,7 @@ function allowEmptyJson(app: App): void {
     try {
       done(null, JSON.parse(text));
     } catch (error) {
-      done(new CongerError('InvalidJSON', `Invalid JSON: ${messageOf(error)}`));
+      done(new CongerError('InvalidContent', `Invalid JSON: ${messageOf(error)}`));
     }
   });
 }
@@ -186,7 +208,7 @@ function sendError(
   style: ValidationStyle,
   log: Logger,
 ): void {
-  const known = toCongerError(error, style);
+  const known = toCongerError(error, request, style);
   if (known !== undefined) {
     if (known.status === 503) void reply.header('retry-after', '1');
     void reply.code(known.status).send({
@@ -201,18 +223,24 @@ function sendError(
   void reply.code(500).send({ code: 'InternalError', message: `internal error; request ${request.id}` });
 }
 
-function toCongerError(error: FastifyError, style: ValidationStyle): CongerError | undefined {
+function toCongerError(
+  error: FastifyError,
+  request: FastifyRequest,
+  style: ValidationStyle,
+): CongerError | undefined {
   if (isCongerError(error)) {
     return isCongerError(error, 'InternalError') ? undefined : error;
   }
-  if (hasZodFastifySchemaValidationErrors(error))
+  if (hasZodFastifySchemaValidationErrors(error)) {
+    const given = givenIn(request, error.validationContext);
     return validationError(
       style,
-      error.validation.map((v) => issueOf(v, style)),
+      error.validation.flatMap((issue) => fieldErrors(issue, given, style)),
     );
+  }
   switch (error.code) {
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
-      return new CongerError('PayloadTooLarge', `the body is larger than ${bodyLimit} bytes`);
+      return new CongerError('RequestEntityTooLarge', `the body is larger than ${bodyLimit} bytes`);
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new CongerError('BadRequest', 'the body is not application/json', { status: 415 });
     default:
@@ -230,30 +258,65 @@ interface ZodIssue {
   readonly params: Readonly<Record<string, unknown>>;
 }
 
-function issueOf(issue: ZodIssue, style: ValidationStyle): FieldError {
-  const field = issue.instancePath.replace(/^\//, '').replaceAll('/', '.') || '(body)';
-  const message = issue.message ?? 'is not valid';
+/** The part of a request that did not fit its schema, as it came. */
+function givenIn(request: FastifyRequest, context: string | undefined): unknown {
+  if (context === 'querystring') return request.query;
+  return context === 'params' ? request.params : request.body;
+}
+
+function fieldErrors(issue: ZodIssue, given: unknown, style: ValidationStyle): readonly FieldError[] {
+  const path = issue.instancePath.split('/').filter((part) => part !== '');
   if (issue.keyword === 'unrecognized_keys') {
-    const keys = (issue.params.keys as string[]).join(', ');
-    return { field: keys, code: 'UnknownParameters', message: `unknown parameters: ${keys}` };
+    const keys = issue.params.keys as string[];
+    return style.unknown(keys.map((key) => [...path, key].join('.')));
   }
-  const missing = issue.keyword === 'invalid_type' && message.endsWith('received undefined');
-  return missing
-    ? { field, code: 'MissingParameter', message: 'missing parameter' }
-    : { field, code: style.invalidCode, message };
+  const field = path.join('.');
+  if (field === '')
+    return [{ field: 'parameters', code: style.invalidCode, message: 'Parameters must be objects' }];
+  if (valueAt(given, path) === undefined) return [style.missing(field)];
+  return [{ field, code: style.invalidCode, message: issue.message ?? 'is not valid' }];
+}
+
+function valueAt(given: unknown, path: readonly string[]): unknown {
+  let value = given;
+  for (const key of path) value = (value as Record<string, unknown> | null | undefined)?.[key];
+  return value;
 }
 
 /**
- * What tells a repeated request from a new one: its `idempotency-key`, or else its `x-request-id`. What a request
- * creates is named after it, so that a repeat finds it there.
+ * What tells a repeated request from a new one: its `idempotency-key`; or else its `x-request-id` with what it asks for,
+ * as clients pass one id on with all that they ask for on a request's behalf. What a request creates is named after it,
+ * so that a repeat finds it there.
  */
 export function requestKey(request: FastifyRequest): string {
   const given = request.headers['idempotency-key'];
-  return typeof given === 'string' && given.length > 0 ? given : request.id;
+  if (typeof given === 'string' && given.length > 0) return given;
+  const asked = JSON.stringify([request.method, request.url, request.body]);
+  return `${request.id}/${createHash('sha1').update(asked).digest('hex')}`;
 }
 
 /** The error of a service for invalid fields, in the service's own style. */
 export function validationError(style: ValidationStyle, errors: readonly FieldError[]): CongerError {
-  const sorted = [...errors].sort((a, b) => (a.field < b.field ? -1 : 1));
-  return new CongerError(style.code, style.message, { status: style.status, errors: sorted });
+  const sorted = [...errors].sort((a, b) => (String(a.field) < String(b.field) ? -1 : 1));
+  const missing = errors.every((error) => error.code === 'MissingParameter');
+  return new CongerError(style.code, missing ? style.missingMessage : style.message, {
+    status: style.status,
+    errors: sorted,
+  });
+}
+
+/** How long requests that are under way have to end once a service closes, in milliseconds. */
+export const closePauseMs = 1_000;
+
+/**
+ * Closes a server: it takes nothing new, and what is under way may end. After a pause every connection is closed, also
+ * one on which nothing was ever sent: Node does not count it as idle, and would wait for it for ever.
+ */
+export async function closeHttp(app: App, pauseMs = closePauseMs): Promise<void> {
+  const timer = setTimeout(() => app.server.closeAllConnections(), pauseMs);
+  try {
+    await app.close();
+  } finally {
+    clearTimeout(timer);
+  }
 }

@@ -8,7 +8,7 @@ import type { Config } from '../../runtime/config.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { type Runtime, runProcess } from '../../runtime/process.ts';
 import type { Shutdown } from '../../runtime/shutdown.ts';
-import { type App, createHttp, type validationStyles } from './http.ts';
+import { type App, closeHttp, createHttp, type validationStyles } from './http.ts';
 import { RestClient } from './rest-client.ts';
 
 export type ServiceName = keyof typeof validationStyles;
@@ -58,7 +58,7 @@ export async function createServiceContext(name: ServiceName, runtime: Runtime):
     await Promise.all([...clients.values()].map((client) => client.close()));
   });
   const app = await createHttp({ name, instance, log });
-  shutdown.add('http', () => app.close());
+  shutdown.add('http', () => closeHttp(app));
   return {
     config,
     log,
