@@ -3,7 +3,7 @@
  * It leaves node_modules as the lockfile says and dist/ as the sources say, and does nothing where they already are.
  */
 import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -56,7 +56,8 @@ function install(why) {
   say(`installing packages (${why})`);
   const args = ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
   const npm = process.env.npm_execpath;
-  const [file, prefix] = npm?.endsWith('.js') ? [process.execPath, [npm]] : ['npm', []];
+  const [file, prefix] =
+    npm !== undefined && /\.[cm]?js$/.test(npm) ? [process.execPath, [npm]] : ['npm', []];
   // Dev dependencies hold the compiler: a NODE_ENV of production must not leave them out.
   const options = { cwd: root, stdio: 'inherit', env: { ...process.env, NODE_ENV: 'development' } };
   const { status, error } = spawnSync(
@@ -108,6 +109,8 @@ function build() {
   const { status } = spawnSync(process.execPath, [compiler], { cwd: root, stdio: 'inherit' });
   if (status !== 0) fail('the build failed; see above');
   writeFileSync(stamp, files.join('\n'));
+  // A source that changed during the build is newer than the stamp.
+  utimesSync(stamp, started, started);
   say(`built in ${((Date.now() - started) / 1000).toFixed(1)} s`);
 }
 
