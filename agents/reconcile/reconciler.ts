@@ -139,21 +139,23 @@ export class Reconciler {
     const { state, log } = this.#options;
     // Before anything is known nothing may be taken for unwanted.
     if (!state.known) return;
-    const taken = this.timings.take();
+    let taken = this.timings.take();
     const { position } = state;
     const stop = agentMetrics.reconcileSeconds.startTimer();
     try {
       const failed = new Map(state.refused.map(({ key, reason }) => [key, reason]));
       // The kernel call starts first; the state is written while it runs.
       const saving = new Promise(setImmediate).then(() => state.save());
-      const [outcome] = await Promise.allSettled([this.#program(failed), saving]);
-      if (outcome.status === 'rejected') throw outcome.reason;
-      for (const timing of this.timings.applied(taken)) {
+      const programming = this.#program(failed).then(() => this.timings.applied(taken));
+      const [programmed, saved] = await Promise.allSettled([programming, saving]);
+      if (programmed.status === 'rejected') throw programmed.reason;
+      for (const timing of programmed.value) {
         agentMetrics.kernelSeconds.observe((timing.applied - timing.received) / 1000);
         log.debug({ ...timing }, 'a change is in the kernel');
       }
-      await saving;
       agentMetrics.applied.inc(taken.length);
+      taken = [];
+      if (saved.status === 'rejected') throw saved.reason;
       this.#finish(position, failed);
       stop({ result: failed.size === 0 ? 'ok' : 'partly' });
     } catch (error) {

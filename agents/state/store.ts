@@ -1,5 +1,6 @@
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
+import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import { messageOf } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
@@ -33,7 +34,7 @@ export class DesiredState {
   readonly #file: SavedFile;
   #entries = new Map<string, Entry>();
   /** Last position told of each key since the snapshot: a change that does not increase it is a repetition. */
-  #positions = new Map<string, string>();
+  readonly #positions = new LRUCache<string, string>({ max: 100_000 });
   /** VMs that went since `takeDeleted`, by UUID, with the request that did it. */
   #deleted = new Map<string, string | null>();
   #position = '';

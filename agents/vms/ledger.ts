@@ -5,6 +5,7 @@ import type { Logger } from '../../runtime/log.ts';
 import { SavedFile } from '../state/file.ts';
 
 const entrySchema = z.object({
+  /** `expected`: spoken of and not made yet, which is nobody's news. */
   state: z.enum(['running', 'stopped', 'destroyed', 'expected']),
   /** The count of reboots that has been carried out. */
   reboots: z.number().int(),
@@ -40,7 +41,9 @@ export class Ledger {
     if (text === null) return;
     try {
       const { vms } = fileSchema.parse(JSON.parse(text));
-      for (const [uuid, entry] of Object.entries(vms)) this.#vms.set(uuid, { ...entry, told: false });
+      for (const [uuid, entry] of Object.entries(vms)) {
+        this.#vms.set(uuid, { ...entry, told: entry.state === 'expected' });
+      }
     } catch (error) {
       this.#log.error(`the saved VM states cannot be read and are built anew: ${messageOf(error)}`);
     }

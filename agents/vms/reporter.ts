@@ -4,12 +4,7 @@ import { Backoff, sleep } from '../liveness/backoff.ts';
 import type { Instances } from '../liveness/instances.ts';
 import type { Ledger, LedgerEntry } from './ledger.ts';
 
-const zoneStates = {
-  running: 'running',
-  stopped: 'installed',
-  destroyed: 'destroyed',
-  expected: 'configured',
-} as const;
+const zoneStates = { running: 'running', stopped: 'installed', destroyed: 'destroyed' } as const;
 
 /** How many reports are under way at once. */
 const width = 8;
@@ -54,10 +49,10 @@ export class Reporter {
     const backoff = new Backoff();
     while (!this.#signal.aborted) {
       const entry = this.#ledger.get(uuid);
-      if (entry === undefined || entry.told) return;
+      if (entry === undefined || entry.told || entry.state === 'expected') return;
       await this.#acquire();
       try {
-        await this.#send(uuid, entry);
+        await this.#send(uuid, entry.state, entry);
         this.#ledger.accepted(uuid, entry);
         await this.#ledger.save();
         continue;
@@ -75,11 +70,11 @@ export class Reporter {
     }
   }
 
-  async #send(uuid: string, entry: LedgerEntry): Promise<void> {
+  async #send(uuid: string, state: keyof typeof zoneStates, entry: LedgerEntry): Promise<void> {
     const body = {
       uuid,
-      state: entry.state,
-      zone_state: zoneStates[entry.state],
+      state,
+      zone_state: zoneStates[state],
       server_uuid: this.#node,
       last_modified: entry.lastModified,
     };
