@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { BatchOp } from '../../kvstore/types.ts';
 import { CongerError } from '../../runtime/errors.ts';
+import { requestKey } from '../common/http.ts';
 import { type Jobs, waitForJob } from '../common/jobs/index.ts';
 import type { JobRecord } from '../common/jobs/record.ts';
 import type { JobDefinition } from '../common/jobs/steps.ts';
@@ -44,7 +45,7 @@ export function jobUuid(
   request: FastifyRequest,
   { task, target, what }: Omit<Submission, 'by' | 'params'>,
 ): string {
-  return callId(request.id, task, target.uuid, what);
+  return callId(requestKey(request), task, target.uuid, what);
 }
 
 /** Adds the job, once for each request however often it is repeated, and sees to it that it is run. */

@@ -13,21 +13,21 @@ type Value = Record<string, unknown>;
 const jobsBucket = 'test_jobs';
 const never = new Promise<never>(() => undefined);
 
-/** What is left of an instance's life: at its n-th call it dies, or stalls, before the call's effect or after it. */
+/** What is left of an instance's luck: its n-th call kills it, stalls or fails, before the call's effect or after it. */
 class Fuse {
   calls = 0;
   dead = false;
   #release: (() => void) | undefined;
   readonly stalled: Promise<void>;
   #hasStalled: () => void = () => undefined;
-  readonly #at: number;
+  #at: number;
   readonly #when: 'before' | 'after';
-  readonly #how: 'die' | 'stall';
+  readonly #how: 'die' | 'stall' | 'fail';
 
   constructor(
     at = Number.POSITIVE_INFINITY,
     when: 'before' | 'after' = 'before',
-    how: 'die' | 'stall' = 'die',
+    how: 'die' | 'stall' | 'fail' = 'die',
   ) {
     this.#at = at;
     this.#when = when;
@@ -37,7 +37,9 @@ class Fuse {
     });
   }
 
+  /** Ends the stall; nothing happens to the instance any more. */
   release(): void {
+    this.#at = Number.POSITIVE_INFINITY;
     this.#release?.();
   }
 
@@ -58,6 +60,12 @@ class Fuse {
 
   async #blow(): Promise<void> {
     this.#hasStalled();
+    if (this.#how === 'fail') {
+      throw new CongerError(
+        this.#when === 'before' ? 'ServiceUnavailable' : 'UnknownOutcomeError',
+        'bad luck',
+      );
+    }
     if (this.#how === 'die') {
       this.dead = true;
       return never;
@@ -239,6 +247,13 @@ class World {
     await store.add(store.newJob(uuid, 'make-1', resource, {}));
   }
 
+  /** Resolves once the job is at the step, run by one whose name begins so. */
+  async step(uuid: string, step: number, runner = ''): Promise<void> {
+    await this.waiters.wait({ bucket: jobsBucket, key: uuid, timeoutMs: 20_000 }, async () =>
+      this.job(uuid)?.step === step && this.job(uuid).runner?.startsWith(runner) ? true : undefined,
+    );
+  }
+
   async ended(...uuids: string[]): Promise<void> {
     for (const uuid of uuids) {
       await this.waiters.wait({ bucket: jobsBucket, key: uuid, timeoutMs: 20_000 }, async () =>
@@ -355,6 +370,43 @@ describe('jobs', () => {
           expectUndone(world, 'j1', refused);
           await world.stop();
         }
+      }
+    });
+
+    it(`get over a failure ${when} any of their calls' effects`, async () => {
+      const calls = await callsOf();
+      for (let at = 1; at <= calls; at++) {
+        const world = new World();
+        own(world.instance('a', new Fuse(at, when, 'fail')));
+        await world.add('j1', 'r');
+        await world.ended('j1');
+        expectDone(world, ['j1']);
+        await world.stop();
+      }
+    });
+
+    it(`happen once beside an instance that stalled ${when} any of its calls, and wakes in their midst`, async () => {
+      const calls = await callsOf();
+      for (let at = 1; at <= calls; at++) {
+        const world = new World();
+        world.nodeIsAway = true;
+        const fuse = new Fuse(at, when, 'stall');
+        const a = world.instance('a', fuse);
+        own(a);
+        await world.add('j1', 'r');
+        await Promise.race([fuse.stalled, world.step('j1', 2)]);
+        // It does not know that it has lost its partitions: it is only not told of changes any more.
+        world.engines.shift();
+        own(world.instance('b'));
+        await world.step('j1', 2, 'b/');
+        fuse.release();
+        for (let i = 0; i < 20; i++) await turn();
+        expect(world.job('j1').step).toBe(2);
+        world.report('r');
+        await world.ended('j1');
+        expectDone(world, ['j1']);
+        await a.stop();
+        await world.stop();
       }
     });
 

@@ -192,8 +192,7 @@ export class JobRunner {
       job: record,
       log,
       signal,
-      call: (purpose, work) =>
-        withTrace(newTrace(derivedUuid(record.uuid, step.name, purpose), record.traceparent), work),
+      key: (purpose) => derivedUuid(record.uuid, step.name, purpose),
       waitFor: async (bucket, key, check) => {
         // Even a step that is late looks once: what it waits for may have come about while nobody ran it.
         const present = await check();

@@ -26,10 +26,10 @@ export interface StepContext {
    */
   waitFor<T>(bucket: string, key: string, check: () => Promise<T | undefined>): Promise<T>;
   /**
-   * Runs calls of another service under a request id that only this purpose of this job has: a repeat by whoever
-   * takes the job over is known as one.
+   * A key that only this purpose of this step of this job has, for another service's `idempotency-key`: whoever takes
+   * the job over repeats the call under the same.
    */
-  call<T>(purpose: string, work: () => Promise<T>): Promise<T>;
+  key(purpose: string): string;
 }
 
 /**

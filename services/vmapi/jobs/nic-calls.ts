@@ -33,7 +33,7 @@ export async function networksByUuid(
  */
 export async function provisionNics(
   napi: Napi,
-  { call }: Pick<StepContext, 'call'>,
+  { key }: Pick<StepContext, 'key'>,
   vm: Vm,
   serverUuid: string,
   networks: readonly WantedNetwork[],
@@ -58,9 +58,8 @@ export async function provisionNics(
       primary: wanted.primary,
       ...(wanted.ipv4_ips === undefined ? {} : { ip: wanted.ipv4_ips[0] }),
     };
-    const answer = await call(`nic ${index}`, () =>
-      napi.post<unknown>(`/networks/${wanted.ipv4_uuid}/nics`, { body }),
-    );
+    const headers = { 'idempotency-key': key(`nic ${index}`) };
+    const answer = await napi.post<unknown>(`/networks/${wanted.ipv4_uuid}/nics`, { body, headers });
     nics.push(napiNicSchema.parse(answer.body));
   }
   return nics;

@@ -6,9 +6,9 @@ import { isHardware, type Vm, withMetadata } from './vm.ts';
 const defaultQuota = 10;
 const minSwap = 256;
 
-/** What a call is known by when it is repeated: its request's id, and what it asked for. */
-export function callId(requestId: string, ...what: readonly unknown[]): string {
-  return derivedUuid(requestId, JSON.stringify(what));
+/** What a call is known by when it is repeated: its request's key, and what it asked for. */
+export function callId(requestKey: string, ...what: readonly unknown[]): string {
+  return derivedUuid(requestKey, JSON.stringify(what));
 }
 
 /** The VM that is asked for, before anything of it is there, with Triton's defaults. */

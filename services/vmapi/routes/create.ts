@@ -1,4 +1,5 @@
 import { CongerError, type FieldError, isCongerError } from '../../../runtime/errors.ts';
+import { requestKey } from '../../common/http.ts';
 import { vmsBucket } from '../../common/records.ts';
 import type { ProvisionParams } from '../jobs/provision.ts';
 import { callId, newVm, withPrimary } from '../models/create.ts';
@@ -18,7 +19,7 @@ export function createRoute(api: VmApi): void {
   const { app } = api.context;
   app.post('/vms', { preValidation: mergeQuery, schema: { body: createSchema } }, async (request, reply) => {
     const params = request.body;
-    const vmUuid = params.uuid ?? callId(request.id, 'vm', params);
+    const vmUuid = params.uuid ?? callId(requestKey(request), 'vm', params);
     const vm = newVm(vmUuid, params, new Date());
     const asked = { task: 'provision', target: vm, what: params } as const;
     const earlier = () => api.store.get(jobUuid(request, asked)).then((stored) => stored?.record);

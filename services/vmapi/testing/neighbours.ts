@@ -22,7 +22,7 @@ interface TestNic {
 
 /**
  * Stands in for NAPI and CNAPI: the calls that VMAPI makes, with their documented answers. A repeated request is known
- * by its x-request-id.
+ * by its idempotency-key.
  */
 export async function startNeighbours(networks: readonly TestNetwork[], servers: readonly string[]) {
   const nics = new Map<string, TestNic>();
@@ -75,7 +75,7 @@ export async function startNeighbours(networks: readonly TestNetwork[], servers:
   }>('/networks/:uuid/nics', async (request, reply) => {
     const network = networks.find(({ uuid }) => uuid === request.params.uuid);
     if (network === undefined) return reply.code(404).send(missing('network'));
-    const id = String(request.headers['x-request-id']);
+    const id = String(request.headers['idempotency-key']);
     const before = nics.get(made.get(id) ?? '');
     if (before !== undefined) return before;
     const number = ++provisioned;
