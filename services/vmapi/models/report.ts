@@ -57,7 +57,9 @@ export function applyReport(vm: Vm, report: Report, now: Date): Vm | undefined {
   };
   for (const field of copied) if (report[field] !== undefined) next[field] = report[field];
   if (Object.entries(next).every(([field, value]) => vm[field] === value)) return undefined;
-  return { ...vm, ...next, last_modified: report.last_modified ?? now.toISOString() };
+  const since = report.last_modified ?? now.toISOString();
+  const isLater = Date.parse(since) > Date.parse(vm.last_modified);
+  return { ...vm, ...next, last_modified: isLater ? since : vm.last_modified };
 }
 
 function isOvertaken(vm: Vm, report: Report): boolean {

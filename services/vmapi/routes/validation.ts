@@ -30,16 +30,23 @@ export function parse<T extends z.ZodType>(schema: T, data: unknown): z.output<T
 
 function errorsOf(issue: z.core.$ZodIssue, data: unknown): FieldError[] {
   if (issue.code === 'unrecognized_keys') return issue.keys.map((key) => invalidField(key));
-  const field = issue.path.join('.') || '(body)';
-  return valueAt(data, issue.path) === undefined
+  const { path, value } = locate(data, issue.path);
+  const field = path.join('.') || '(body)';
+  return value === undefined
     ? [{ field, code: 'MissingParameter', message: 'missing parameter' }]
     : [invalidField(field, issue.message)];
 }
 
-function valueAt(data: unknown, path: readonly PropertyKey[]): unknown {
+/** The field that a path leads to, as it was given: what a schema made of a text is not in it. */
+function locate(data: unknown, path: readonly PropertyKey[]): { path: PropertyKey[]; value: unknown } {
+  const walked: PropertyKey[] = [];
   let value = data;
-  for (const key of path) value = (value as Record<PropertyKey, unknown> | null | undefined)?.[key];
-  return value;
+  for (const key of path) {
+    if (typeof value !== 'object' || value === null) break;
+    walked.push(key);
+    value = (value as Record<PropertyKey, unknown>)[key];
+  }
+  return { path: walked, value };
 }
 
 /** Parameters may stand in the query as well as in the body, as restify has it; the body's go first. */

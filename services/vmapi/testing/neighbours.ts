@@ -27,7 +27,7 @@ interface TestNic {
 export async function startNeighbours(networks: readonly TestNetwork[], servers: readonly string[]) {
   const nics = new Map<string, TestNic>();
   const made = new Map<string, string>();
-  const calls: string[] = [];
+  let watched: { readonly call: string; left: number; readonly seen: () => void } | undefined;
   let provisioned = 0;
   let refuse: { readonly call: string; readonly status: number; readonly code: string } | undefined;
   let allocated = 0;
@@ -35,7 +35,7 @@ export async function startNeighbours(networks: readonly TestNetwork[], servers:
   const app = fastify();
   app.addHook('onRequest', async (request, reply) => {
     const call = `${request.method} ${request.url.split('?')[0]}`;
-    calls.push(call);
+    if (watched !== undefined && call.startsWith(watched.call) && --watched.left === 0) watched.seen();
     if (refuse !== undefined && call.startsWith(refuse.call)) {
       await reply.code(refuse.status).send({ code: refuse.code, message: `${call} is refused` });
     }
@@ -119,7 +119,11 @@ export async function startNeighbours(networks: readonly TestNetwork[], servers:
   return {
     url,
     nics,
-    calls,
+    /** Resolves when calls that begin so have come `times` more times. */
+    called: (call: string, times: number) =>
+      new Promise<void>((seen) => {
+        watched = { call, left: times, seen };
+      }),
     /** Answers every call that begins so with an error, until told otherwise. */
     refuse: (next: typeof refuse) => {
       refuse = next;
