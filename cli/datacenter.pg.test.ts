@@ -123,6 +123,19 @@ describe('a datacenter', () => {
     expect(await query(second.endpoints.postgres, 'select a from kept')).toEqual([{ a: 42 }]);
   });
 
+  it('leaves nothing of itself when it is destroyed, also where its data had to lie elsewhere', async () => {
+    const home = join(directory, 'private');
+    await mkdir(home, { mode: 0o700 });
+    const location = join(home, 'postgres', 'location');
+    const datacenter = await startWhole({ home, nodes: 0 });
+    const moved = (await readFile(location, 'utf8').catch(() => home)).trim();
+    expect((await stat(moved)).isDirectory()).toBe(true);
+    await datacenter.destroy();
+    running = undefined;
+    await expect(stat(moved)).rejects.toThrow('ENOENT');
+    await expect(stat(home)).rejects.toThrow('ENOENT');
+  });
+
   it('starts what is killed again, on the same port, also PostgreSQL', async () => {
     const back = new Map<string, () => void>();
     const isBack = (name: string) => new Promise<void>((resolve) => back.set(`${name} is back`, resolve));

@@ -10,6 +10,7 @@ import { type Need, provide } from './install.ts';
 import { type Identities, identities, type NodeKind, netnsProblem } from './nodes.ts';
 import { freeRange } from './parts/ports.ts';
 import { stopLeftover } from './parts/postgres.ts';
+import { removeData } from './parts/postgres-data.ts';
 import { checkPostgres } from './parts/postgres-part.ts';
 import { findByLastArgument } from './parts/processes.ts';
 import { checkPorts, defaultPortBase, planPorts, portCount } from './plan.ts';
@@ -56,6 +57,8 @@ export interface Datacenter {
   kill(name: string, signal: NodeJS.Signals): void;
   /** Stops everything, within 10 s, and gives the home back. */
   stop(): Promise<void>;
+  /** Stops everything and deletes the home, with data that lies outside it too. */
+  destroy(): Promise<void>;
 }
 
 /** How long what a killed predecessor left running may take to end, which it does by itself once it notices. */
@@ -196,5 +199,10 @@ async function bringUp(
     identities: ids,
     kill: (name, signal) => supervisor.kill(name, signal),
     stop,
+    destroy: async () => {
+      await stop();
+      await removeData(home.postgres);
+      await rm(home.path, { recursive: true, force: true });
+    },
   };
 }

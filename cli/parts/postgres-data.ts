@@ -12,7 +12,7 @@ import {
   stat,
   writeFile,
 } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { type Account, canEnter } from './account.ts';
 import { type PostgresBinaries, sharedDirectory } from './postgres-binaries.ts';
 
@@ -75,6 +75,15 @@ export async function placeData(
   await writeFile(location, `${place}\n`);
   say(`PostgreSQL's user cannot enter ${directory}: its data lies in ${place}`);
   return place;
+}
+
+/** Removes a stopped cluster, wherever `placeData` has put its data. */
+export async function removeData(directory: string): Promise<void> {
+  const moved = await readFile(join(directory, 'location'), 'utf8').catch(() => '');
+  // The file's text decides what is deleted: only a directory that can be one of ours is.
+  const place = moved.trim();
+  if (dirname(place) === sharedDirectory) await rm(place, { recursive: true, force: true });
+  await rm(directory, { recursive: true, force: true });
 }
 
 /** The account that owns the cluster in `data`, where root finds one that an ordinary user made. */
