@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { desiredBucket, desiredSchema } from '../../agents/contract/desired.ts';
+import { type Instance, type Stack, startStack } from '../../test/fixtures/stack.ts';
 import { setupVmapi } from './setup.ts';
 import { startNeighbours, startNodes } from './testing/neighbours.ts';
 import { type JobAnswer, type Obj, type SdcError, type SdcVmapi, sdcVmapi } from './testing/sdc-client.ts';
-import { type Stack, startStack, type TestInstance } from './testing/stack.ts';
 
 const owner = randomUUID();
 const servers = [randomUUID(), randomUUID()];
@@ -13,7 +13,7 @@ const fabric = { uuid: randomUUID(), name: 'fab', owner_uuid: owner, vnet_id: 47
 const other = { uuid: randomUUID(), name: 'other', owner_uuid: owner, vnet_id: 4712, prefix: '192.168.8' };
 
 let stack: Stack;
-let instances: TestInstance[];
+let instances: Instance[];
 let neighbours: Awaited<ReturnType<typeof startNeighbours>>;
 let nodes: ReturnType<typeof startNodes>;
 let clients: SdcVmapi[];
@@ -35,7 +35,7 @@ beforeAll(async () => {
 afterAll(async () => {
   for (const client of clients ?? []) client.close();
   await nodes?.stop();
-  await stack?.stop();
+  await stack?.close();
   await neighbours?.stop();
 });
 
@@ -51,7 +51,7 @@ function vmapi(): SdcVmapi {
   return clients[turn++ % clients.length] as SdcVmapi;
 }
 function url(): string {
-  return (instances[turn++ % instances.length] as TestInstance).url;
+  return (instances[turn++ % instances.length] as Instance).url;
 }
 
 async function ended({ job_uuid }: JobAnswer): Promise<Obj> {
@@ -295,7 +295,7 @@ describe('VMAPI', () => {
     await succeeded(made);
   });
 
-  it('lets others go on where an instance ended', async () => {
+  it('lets others go on where an instance was killed', async () => {
     nodes.setAway(true);
     const extra = await stack.start('vmapi', (context) => setupVmapi(context, { nodeTimeoutMs: 60_000 }), {
       napi: [neighbours.url],
@@ -310,7 +310,7 @@ describe('VMAPI', () => {
       const place = { bucket: desiredBucket.name, key: `vm/${vm_uuid}`, timeoutMs: 30_000 };
       await broadcast.waitFor(place, () => desiredOf(vm_uuid));
     }
-    await extra.stop();
+    await extra.kill();
     nodes.setAway(false);
     for (const { vm_uuid } of made) nodes.report(vm_uuid, String(servers[0]), 'running');
     for (const answer of made) {
