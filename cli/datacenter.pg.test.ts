@@ -59,7 +59,14 @@ afterEach(async () => {
 /** One that brings its own PostgreSQL. */
 async function startWhole(options: Partial<DatacenterOptions> = {}): Promise<Datacenter> {
   const home = join(directory, 'home');
-  running = await startDatacenter({ home, built, portBase: 'free', simulated: true, ...options });
+  running = await startDatacenter({
+    home,
+    built,
+    portBase: 'free',
+    simulated: true,
+    registeredMs: 0,
+    ...options,
+  });
   return running;
 }
 
@@ -183,7 +190,7 @@ describe('a datacenter', () => {
   });
 
   it('can be given up while it starts', async () => {
-    await writeFile(join(built, entries.capture), 'setInterval(() => {}, 1000);');
+    await writeFile(join(built, entries.vmapi), 'setInterval(() => {}, 1000);');
     const giveUp = new AbortController();
     const starting = start({
       signal: giveUp.signal,
@@ -192,7 +199,7 @@ describe('a datacenter', () => {
       },
     });
     await expect(starting).rejects.toThrow('enough');
-    await writeFile(join(built, entries.capture), fake);
+    await writeFile(join(built, entries.vmapi), fake);
     await start();
   });
 

@@ -32,6 +32,8 @@ export interface DatacenterOptions {
   readonly postgres?: string;
   /** Brokers to use (host:port), or true to start one; else the log is the embedded one. */
   readonly kafka?: boolean | readonly string[];
+  /** How long starting waits until CNAPI has heard of every compute node. Default 20,000 ms. */
+  readonly registeredMs?: number;
   /** Whether kvstore answers Moray's `sql` call. */
   readonly sql?: boolean;
   /** Whether Debian packages may be installed. Default true. */

@@ -11,6 +11,7 @@ import { kafkaPart } from './parts/kafka-part.ts';
 import { launchNode } from './parts/node-process.ts';
 import { postgresPart } from './parts/postgres-part.ts';
 import { type Ports, replicated } from './plan.ts';
+import { registered } from './registration.ts';
 import type { Part, Supervisor } from './supervisor.ts';
 
 /** Where the compiled entry points are: beside this file once it is compiled itself, else in dist/. */
@@ -55,6 +56,8 @@ export type Whereabouts = Omit<Endpoints, 'processes'>;
 
 /** A part that takes longer than this to become ready hangs. */
 const readyMs = 90_000;
+/** Nodes that CNAPI has not heard of by then are left to register later. */
+const registeredMs = 20_000;
 
 async function within<T>(ms: number, work: Promise<T>, complaint: () => string): Promise<T> {
   const settled = new AbortController();
@@ -156,14 +159,15 @@ export async function startAll(supervisor: Supervisor, plan: Plan): Promise<void
     stores.push(step('Kafka', [kafkaPart(kafka)]));
   }
   await Promise.all(stores);
-  await step(
-    `kvstore x${ports.kvstore.length}`,
-    ports.kvstore.map((port, i) =>
-      part('kvstore', i, {
-        CONGER_PORT: String(port),
-        CONGER_METRICS_PORT: String(ports.kvstoreMetrics[i] ?? 0),
-      }),
-    ),
+  // What is written before the replication slot is there would not be in the log.
+  await step('capture', [
+    part('capture', 0, { CONGER_PORT: String(ports.capture), CONGER_METRICS_PORT: String(ports.capture) }),
+  ]);
+  const kvstore = ports.kvstore.map((port, i) =>
+    part('kvstore', i, {
+      CONGER_PORT: String(port),
+      CONGER_METRICS_PORT: String(ports.kvstoreMetrics[i] ?? 0),
+    }),
   );
   const kind = where.nodes[0]?.kind ?? 'simulated';
   const agents = ids.nodes.map((node, i) =>
@@ -176,16 +180,16 @@ export async function startAll(supervisor: Supervisor, plan: Plan): Promise<void
       CONGER_NODE_PREFIX: ids.prefix,
     }),
   );
-  const capture = part('capture', 0, {
-    CONGER_PORT: String(ports.capture),
-    CONGER_METRICS_PORT: String(ports.capture),
-  });
   await Promise.all([
-    step('capture', [capture]),
+    step(`kvstore x${kvstore.length}`, kvstore),
     ...replicated.map((service) =>
       step(`${service} x${ports.services[service].length}`, list(service, ports.services[service])),
     ),
     step('adminui', list('adminui', [ports.adminui])),
     ...(agents.length > 0 ? [step(`compute node x${agents.length} (${kind})`, agents)] : []),
   ]);
+  const patience = options.registeredMs ?? registeredMs;
+  const nodes = ids.nodes.map((node) => node.uuid);
+  const missing = await registered(where.cnapi, nodes, patience);
+  if (missing.length > 0) say(`not registered with CNAPI after ${patience / 1000} s: ${missing.join(', ')}`);
 }

@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -47,7 +47,6 @@ for (const log of logs) {
       console.log(
         `ok   ${log} seed ${seed} in ${((Date.now() - start) / 1000).toFixed(1)} s: ${counts}; killed ${faults}`,
       );
-      await rm(home, { recursive: true, force: true });
     } catch (error) {
       failed++;
       console.log(

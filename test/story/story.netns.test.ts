@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -25,6 +25,5 @@ describe.each(logs)('the story on $log', ({ kafka, available }) => {
         cause: error,
       });
     }
-    await rm(home, { recursive: true, force: true });
   });
 });

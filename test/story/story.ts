@@ -15,7 +15,7 @@ import { agentGet, agentUrls, type Machine, type NodeState, ping, settles } from
 export interface StoryOptions {
   readonly seed: number;
   readonly kafka: boolean;
-  /** A directory of the run's own; its logs and data stay for whoever looks into a failure. */
+  /** A directory of the run's own; after a failure its logs and data stay for whoever looks into it. */
   readonly home: string;
   readonly say?: (line: string) => void;
 }
@@ -65,6 +65,8 @@ export async function runStory({ seed, kafka, home, say = () => {} }: StoryOptio
     const injected = await faults;
     for (const { name, at } of injected) say(`killed ${name} at ${at} ms`);
     const changes = await checkEverything(datacenter, listeners);
+    await Promise.all(listeners.map((listener) => listener.stop()));
+    await datacenter.destroy();
     return {
       faults: injected,
       ...clients.counts,
@@ -91,10 +93,6 @@ async function tell(datacenter: Datacenter, clients: Clients, say: (line: string
   const reaches = (from: Machine, to: Machine, wanted: boolean) => async () =>
     (await ping(prefix, from, to)) === wanted;
 
-  await settles('the nodes have registered', async () => {
-    const servers = await clients.call<{ status: string }[]>('cnapi', 'listServers', {});
-    return servers.filter((server) => server.status === 'running').length === datacenter.endpoints.nodes.length;
-  });
   await clients.call('napi', 'createFabricVLAN', owner, { name: 'story', vlan_id: 4 }, request());
   const range = { subnet: '10.7.0.0/24', provision_start_ip: '10.7.0.10', provision_end_ip: '10.7.0.200' };
   const network = await clients.call<{ uuid: string }>(
