@@ -3,7 +3,7 @@ import { connect, Socket } from 'node:net';
 import { afterAll, beforeAll, describe } from 'vitest';
 import { silentLogger } from '../../../runtime/log.ts';
 import { kafkaAvailable, startKafka, type TestKafka } from '../../../test/fixtures/kafka.ts';
-import { type LogUnderTest, logContract } from '../contract.ts';
+import { type LogUnderTest, logContract } from '../../testing/log-contract.ts';
 import { createKafkaReader, createKafkaWriter } from './index.ts';
 
 /** A process's way to the network, which can be cut, and taken away for good. */

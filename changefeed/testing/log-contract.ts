@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { Member } from '../testing/member.ts';
-import { record, records, Seen } from '../testing/records.ts';
 import type { LogReader, LogRecord, LogWriter } from '../types.ts';
+import { Member } from './member.ts';
+import { record, records, Seen } from './records.ts';
 
 /** A fresh, empty log, and what its tests need to do to it. */
 export interface LogUnderTest {
