@@ -274,7 +274,15 @@ function fieldErrors(issue: ZodIssue, given: unknown, style: ValidationStyle): r
   if (field === '')
     return [{ field: 'parameters', code: style.invalidCode, message: 'Parameters must be objects' }];
   if (valueAt(given, path) === undefined) return [style.missing(field)];
-  return [{ field, code: style.invalidCode, message: issue.message ?? 'is not valid' }];
+  const invalid = (issue.params.params as { invalid?: readonly unknown[] } | undefined)?.invalid;
+  return [
+    {
+      field,
+      code: style.invalidCode,
+      message: issue.message ?? 'is not valid',
+      ...(invalid === undefined ? {} : { invalid }),
+    },
+  ];
 }
 
 function valueAt(given: unknown, path: readonly string[]): unknown {

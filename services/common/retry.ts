@@ -22,6 +22,12 @@ export async function retryOnConflict<T>(what: string, work: () => Promise<T>): 
   }
 }
 
+/** What a delete throws where somebody else was first, as the conflict that it is: read again. */
+export function staleIfGone(error: unknown): never {
+  if (!isCongerError(error, 'ObjectNotFoundError')) throw error;
+  throw new CongerError('EtagConflictError', 'the object is gone', { cause: error });
+}
+
 /**
  * Changes one object: `change` is given what is there (undefined: nothing) and answers the new value, or undefined to
  * leave it as it is. Nothing that was written in between is lost.

@@ -3,20 +3,21 @@ import { isCongerError } from '../../runtime/errors.ts';
 import { derivedUuid } from '../common/ids.ts';
 import { numberToAddress, parseSubnet } from './models/address.ts';
 import { nicTagsBucket } from './models/buckets.ts';
-import type { NetworkRecord } from './models/network.ts';
+import { type NetworkRecord, uniqueName } from './models/network.ts';
 import { createNetwork } from './models/network-store.ts';
-import type { NicTagRecord } from './routes/nic-tags.ts';
+import { defaultMtu, type NicTagRecord, overlayTag, underlayTag } from './models/nic-tags.ts';
 
 const underlayMtu = 9000;
 
 /**
- * What nodes need to register: the NIC tags `admin` and `underlay`, and the network that carries the overlays. Any
+ * What nodes need to register: the NIC tags of the datacenter itself, and the network that carries the overlays. Any
  * instance makes what is missing; what is there stays as the operator has it.
  */
 export async function ensureUnderlay(kv: Kv, subnet: string): Promise<void> {
   for (const [name, mtu] of [
-    ['admin', 1500],
-    ['underlay', underlayMtu],
+    ['admin', defaultMtu],
+    [overlayTag, defaultMtu],
+    [underlayTag, underlayMtu],
   ] as const) {
     const tag: NicTagRecord = { uuid: derivedUuid('napi nic tag', name), name, mtu };
     await kv.put(nicTagsBucket.name, name, tag, { etag: null }).catch(unlessThere);
@@ -25,9 +26,9 @@ export async function ensureUnderlay(kv: Kv, subnet: string): Promise<void> {
   const record: NetworkRecord = {
     uuid: derivedUuid('napi network', 'underlay'),
     name: 'underlay',
-    name_str: 'underlay',
+    name_str: uniqueName(undefined, 'underlay'),
     fabric: false,
-    nic_tag: 'underlay',
+    nic_tag: underlayTag,
     vlan_id: 0,
     mtu: underlayMtu,
     subnet,
@@ -38,7 +39,10 @@ export async function ensureUnderlay(kv: Kv, subnet: string): Promise<void> {
     request_key: 'underlay',
     v: 4,
   };
-  await createNetwork(kv, record, []).catch(unlessThere);
+  // Somebody else's network of that name is what the operator wants.
+  await createNetwork(kv, record).catch((error: unknown) => {
+    if (!isCongerError(error, 'InvalidParameters')) throw error;
+  });
 }
 
 function unlessThere(error: unknown): void {

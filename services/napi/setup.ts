@@ -12,6 +12,7 @@ import {
   nicsBucket,
   nicTagsBucket,
   nudgesBucket,
+  turnsBucket,
   underlayBucket,
   vlansBucket,
   vnetMacIpBucket,
@@ -35,6 +36,7 @@ const buckets = [
   vnetMacIpBucket,
   underlayBucket,
   nudgesBucket,
+  turnsBucket,
   desiredBucket,
 ];
 

@@ -2,7 +2,7 @@ import type { Kv } from '../../../kvstore/types.ts';
 import { addressToNumber, numberToAddress } from '../models/address.ts';
 import { ipsBucket } from '../models/buckets.ts';
 import { subnetFull } from '../models/errors.ts';
-import { type IpRecord, isFree } from '../models/ip.ts';
+import type { IpRecord } from '../models/ip.ts';
 import type { NetworkRecord } from '../models/network.ts';
 
 /** An address to try, with the etag that its record must still have (null: there must be none). */
@@ -22,7 +22,7 @@ const page = 200;
 export class Candidates {
   readonly #kv: Kv;
   readonly #trying = new Set<string>();
-  /** By network: every address below has a record. Records stay, so this only grows. */
+  /** By network and start of its range: every address from there up to this one has a record. Records stay, so it only grows. */
   readonly #used = new Map<string, bigint>();
 
   constructor(kv: Kv) {
@@ -39,8 +39,7 @@ export class Candidates {
   async #neverUsed(network: NetworkRecord): Promise<Candidate | undefined> {
     const start = addressToNumber(network.provision_start_ip_addr);
     const end = addressToNumber(network.provision_end_ip_addr);
-    let number = this.#used.get(network.uuid) ?? start;
-    if (number < start) number = start;
+    let number = this.#used.get(rangeOf(network)) ?? start;
     let contiguous = true;
     while (number <= end) {
       const from = numberToAddress(number, network.subnet_type);
@@ -65,13 +64,13 @@ export class Candidates {
         if (candidate !== undefined) return candidate;
       }
     }
-    if (contiguous) this.#used.set(network.uuid, number);
+    if (contiguous) this.#used.set(rangeOf(network), number);
     return undefined;
   }
 
   /** Notes the first gap: everything below it has a record. */
   #mark(network: NetworkRecord, gap: bigint, contiguous: boolean): boolean {
-    if (contiguous) this.#used.set(network.uuid, gap);
+    if (contiguous) this.#used.set(rangeOf(network), gap);
     return false;
   }
 
@@ -83,8 +82,8 @@ export class Candidates {
         `(&${range}(reserved=false)(!(belongs_to_uuid=*)))`,
         { limit: page, offset, sort: { attribute: '_mtime', order: 'ASC' } },
       );
-      for (const { key, value, _etag } of found.objects) {
-        const candidate = isFree(value) ? this.#take(network, key, _etag) : undefined;
+      for (const { key, _etag } of found.objects) {
+        const candidate = this.#take(network, key, _etag);
         if (candidate !== undefined) return candidate;
       }
       if (found.objects.length < page) return undefined;
@@ -97,4 +96,8 @@ export class Candidates {
     this.#trying.add(name);
     return { address, etag, release: () => this.#trying.delete(name) };
   }
+}
+
+function rangeOf(network: NetworkRecord): string {
+  return `${network.uuid}/${network.provision_start_ip_addr}`;
 }

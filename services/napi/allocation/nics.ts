@@ -1,23 +1,41 @@
 import type { BatchOp, Kv, KvObject } from '../../../kvstore/types.ts';
-import { isCongerError } from '../../../runtime/errors.ts';
-import { retryOnConflict } from '../../common/retry.ts';
-import { contains, parseSubnet } from '../models/address.ts';
+import { CongerError, isCongerError } from '../../../runtime/errors.ts';
+import { retryOnConflict, staleIfGone } from '../../common/retry.ts';
 import { ipsBucket, networksBucket, nicsBucket } from '../models/buckets.ts';
-import { duplicate, inUse, invalid, notFound } from '../models/errors.ts';
-import { type IpRecord, isFree } from '../models/ip.ts';
+import { duplicateField, notFound, refused, usedField } from '../models/errors.ts';
+import { type IpRecord, isProvisionable } from '../models/ip.ts';
 import { derivedMac, formatMac } from '../models/mac.ts';
 import type { NetworkRecord } from '../models/network.ts';
 import type { NicRecord } from '../models/nic.ts';
 import type { Candidates } from './candidates.ts';
-import { clearOtherPrimaries, deletePortolan, putIp, putPortolan, releaseIp } from './nic-writes.ts';
+import {
+  clearOtherPrimaries,
+  deletePortolan,
+  laterWins,
+  markGateway,
+  putPortolan,
+  releaseIp,
+  takeIp,
+} from './nic-writes.ts';
 
-/** What a new NIC is to be; without `mac` one is made up, with `network` and without `ip` an address is chosen. */
+/** Where a NIC is to be: on a network, at an address of it that is given, or else chosen. */
+export interface Place {
+  readonly network: NetworkRecord;
+  readonly ip: string | undefined;
+  readonly reserved: boolean | undefined;
+}
+
+/** What a new NIC is to be; without `mac` one is made up. */
 export interface NicWish {
   readonly nic: Omit<NicRecord, 'mac' | 'ipaddr' | 'created_timestamp' | 'modified_timestamp' | 'v'>;
-  readonly mac?: number | undefined;
-  readonly network?: NetworkRecord | undefined;
-  readonly ip?: string | undefined;
-  readonly reserved: boolean;
+  readonly mac: number | undefined;
+  readonly place: Place | undefined;
+}
+
+/** What a NIC is to become. Without a place it stays where it is. */
+export interface NicChange {
+  readonly nic: NicRecord;
+  readonly place: Place | undefined;
 }
 
 export interface Made {
@@ -25,7 +43,7 @@ export interface Made {
   readonly etag: string;
 }
 
-const maxTries = 50;
+const maxTries = 150;
 
 /**
  * NICs are made, changed and deleted with everything that belongs to them in one batch: either the NIC, its address
@@ -40,7 +58,7 @@ export class Nics {
     this.#candidates = candidates;
   }
 
-  /** @throws InvalidParameters, InUse (the address), SubnetFull */
+  /** @throws InvalidParameters, SubnetFull, Conflict (too many at once) */
   async create(wish: NicWish): Promise<Made> {
     const seed = wish.nic.request_key ?? '';
     let macTry = 0;
@@ -49,106 +67,40 @@ export class Nics {
       const present = await this.#kv.tryGet<NicRecord>(nicsBucket.name, String(mac));
       if (present !== undefined) {
         if (present.value.request_key === seed) return { nic: present.value, etag: present._etag };
-        if (wish.mac !== undefined) throw duplicate('mac');
+        if (wish.mac !== undefined) throw refused(duplicateField('mac'));
         macTry++;
         continue;
       }
+      const now = Date.now();
+      const nic: NicRecord = { ...wish.nic, mac, created_timestamp: now, modified_timestamp: now, v: 3 };
       try {
-        return await this.#write(wish, mac);
+        return await this.#placed(nic, wish.place, undefined, (placed, ops) =>
+          this.#commit(placed, null, ops),
+        );
       } catch (error) {
         // Somebody else took the MAC or the address in the meantime: look again.
-        if (!isCongerError(error, 'EtagConflictError', 'UniqueAttributeError') || tries >= maxTries)
-          throw error;
+        if (!isCongerError(error, 'EtagConflictError', 'UniqueAttributeError')) throw error;
+        if (tries >= maxTries)
+          throw new CongerError('Conflict', 'too many NICs are made at once; try again', { cause: error });
       }
     }
-  }
-
-  async #write(wish: NicWish, mac: number): Promise<Made> {
-    const { network, reserved } = wish;
-    const now = Date.now();
-    const base: NicRecord = { ...wish.nic, mac, created_timestamp: now, modified_timestamp: now, v: 3 };
-    if (network === undefined) return this.#commit(base, []);
-    if (wish.ip !== undefined) {
-      const nic = { ...base, ipaddr: wish.ip };
-      return this.#commit(nic, [
-        putIp(network.uuid, nic, reserved, await this.#freeEtag(network, wish.ip, nic)),
-      ]);
-    }
-    const candidate = await this.#candidates.next(network);
-    try {
-      const nic = { ...base, ipaddr: candidate.address };
-      return await this.#commit(nic, [putIp(network.uuid, nic, reserved, candidate.etag)]);
-    } finally {
-      candidate.release();
-    }
-  }
-
-  async #commit(nic: NicRecord, ops: readonly BatchOp[]): Promise<Made> {
-    const put: BatchOp = {
-      operation: 'put',
-      bucket: nicsBucket.name,
-      key: String(nic.mac),
-      value: nic,
-      etag: null,
-    };
-    const { etags } = await this.#kv.batch([
-      put,
-      ...ops,
-      ...putPortolan(nic),
-      ...(await clearOtherPrimaries(this.#kv, nic)),
-    ]);
-    return { nic, etag: etags[0]! };
-  }
-
-  /** The etag that an address which was asked for must have to be taken. @throws InvalidParameters */
-  async #freeEtag(network: NetworkRecord, address: string, nic: NicRecord): Promise<string | null> {
-    if (!contains(parseSubnet(network.subnet), address)) {
-      throw invalid('ip', `ip ${address} is outside of network ${network.uuid}`);
-    }
-    const ip = await this.#kv.tryGet<IpRecord>(ipsBucket(network.uuid).name, address);
-    if (ip === undefined) return null;
-    const { belongs_to_uuid: user, belongs_to_type: type } = ip.value;
-    if (isFree(ip.value) || user === undefined || user === nic.belongs_to_uuid) return ip._etag;
-    throw inUse(`ip ${address}`, [{ type: type ?? 'other', id: user }]);
   }
 
   /** Changes a NIC; `change` sees it as it is. A new address is taken and the old one freed in the same batch. */
-  update(
-    mac: number,
-    change: (
-      present: KvObject<NicRecord>,
-    ) => Promise<{ nic: NicRecord; network?: NetworkRecord | undefined }>,
-  ): Promise<Made> {
+  update(mac: number, change: (present: KvObject<NicRecord>) => Promise<NicChange>): Promise<Made> {
     return retryOnConflict(`nic ${formatMac(mac)}`, async () => {
       const present = await this.read(mac);
-      const { nic: changed, network } = await change(present);
-      const nic = { ...changed, modified_timestamp: Date.now() };
-      const ops: BatchOp[] = [
-        { operation: 'put', bucket: nicsBucket.name, key: String(mac), value: nic, etag: present._etag },
+      const { nic, place } = await change(present);
+      const before = present.value;
+      const leaves: BatchOp[] = [
+        ...(await releaseIp(this.#kv, before)),
+        ...(await deletePortolan(this.#kv, before)),
+        ...(await markGateway(this.#kv, before, false)),
       ];
-      const moved = nic.ipaddr !== present.value.ipaddr || nic.network_uuid !== present.value.network_uuid;
-      const reassigned =
-        nic.belongs_to_uuid !== present.value.belongs_to_uuid || nic.owner_uuid !== present.value.owner_uuid;
-      if (moved)
-        ops.push(
-          ...(await releaseIp(this.#kv, present.value)),
-          ...(await deletePortolan(this.#kv, present.value)),
-        );
-      if ((moved || reassigned) && network !== undefined && nic.ipaddr !== undefined) {
-        const etag =
-          reassigned && !moved
-            ? await this.#presentEtag(network, nic.ipaddr)
-            : await this.#freeEtag(network, nic.ipaddr, nic);
-        ops.push(putIp(network.uuid, nic, false, etag));
-      }
-      ops.push(...putPortolan(nic), ...(await clearOtherPrimaries(this.#kv, nic)));
-      const { etags } = await this.#kv.batch(ops);
-      return { nic, etag: etags[0]! };
+      return this.#placed({ ...nic, modified_timestamp: Date.now() }, place, before, (placed, ops) =>
+        this.#commit(placed, present._etag, ops, leaves),
+      );
     });
-  }
-
-  async #presentEtag(network: NetworkRecord, address: string): Promise<string | null> {
-    return (await this.#kv.tryGet(ipsBucket(network.uuid).name, address))?._etag ?? null;
   }
 
   /** Deletes a NIC and frees its address. `check` may refuse. @throws ResourceNotFound */
@@ -156,19 +108,85 @@ export class Nics {
     await retryOnConflict(`nic ${formatMac(mac)}`, async () => {
       const present = await this.read(mac);
       check(present);
-      await this.#kv.batch([
+      const ops: BatchOp[] = [
         { operation: 'delete', bucket: nicsBucket.name, key: String(mac), etag: present._etag },
         ...(await releaseIp(this.#kv, present.value)),
         ...(await deletePortolan(this.#kv, present.value)),
-      ]);
+        ...(await markGateway(this.#kv, present.value, false)),
+      ];
+      await this.#kv.batch(ops).catch(staleIfGone);
     });
   }
 
   /** @throws ResourceNotFound */
   async read(mac: number): Promise<KvObject<NicRecord>> {
     const nic = await this.#kv.tryGet<NicRecord>(nicsBucket.name, String(mac));
-    if (nic === undefined) throw notFound(`nic ${formatMac(mac)}`);
+    if (nic === undefined) throw notFound('nic not found');
     return nic;
+  }
+
+  /** Gives a NIC its address, and commits both; `before` is the NIC that has an address already. */
+  async #placed(
+    nic: NicRecord,
+    place: Place | undefined,
+    before: NicRecord | undefined,
+    commit: (nic: NicRecord, ops: readonly BatchOp[]) => Promise<Made>,
+  ): Promise<Made> {
+    if (place === undefined) return commit(nic, []);
+    const { network, ip, reserved } = place;
+    if (ip !== undefined) {
+      const present = await this.#present(network, ip, before);
+      return commit({ ...nic, ipaddr: ip }, [takeIp(network.uuid, nic, ip, present, reserved)]);
+    }
+    const candidate = await this.#candidates.next(network);
+    try {
+      const { address } = candidate;
+      return await commit({ ...nic, ipaddr: address }, [
+        takeIp(network.uuid, nic, address, candidate, reserved),
+      ]);
+    } finally {
+      candidate.release();
+    }
+  }
+
+  async #commit(
+    nic: NicRecord,
+    etag: string | null,
+    ops: readonly BatchOp[],
+    leaves: readonly BatchOp[] = [],
+  ): Promise<Made> {
+    const put: BatchOp = {
+      operation: 'put',
+      bucket: nicsBucket.name,
+      key: String(nic.mac),
+      value: nic,
+      etag,
+    };
+    const enters: BatchOp[] = [
+      ...ops,
+      ...putPortolan(nic),
+      ...(await markGateway(this.#kv, nic, true)),
+      ...(await clearOtherPrimaries(this.#kv, nic)),
+    ];
+    const { etags } = await this.#kv.batch([put, ...laterWins(leaves, enters)]);
+    return { nic, etag: etags[0] as string };
+  }
+
+  /** The record of an address that was asked for. @throws InvalidParameters where others use it */
+  async #present(
+    network: NetworkRecord,
+    address: string,
+    before: NicRecord | undefined,
+  ): Promise<{ value?: IpRecord; etag: string | null }> {
+    const ip = await this.#kv.tryGet<IpRecord>(ipsBucket(network.uuid).name, address);
+    if (ip === undefined) return { etag: null };
+    const own = before?.network_uuid === network.uuid && before.ipaddr === address;
+    if (!own && !isProvisionable(ip.value)) {
+      const type = ip.value.belongs_to_type as string;
+      const id = ip.value.belongs_to_uuid as string;
+      throw refused(usedField('ip', { type, id }, `IP in use by ${type} "${id}"`));
+    }
+    return { value: ip.value, etag: ip._etag };
   }
 }
 
@@ -176,12 +194,7 @@ export class Nics {
 export async function networksOf(kv: Kv, nics: readonly NicRecord[]): Promise<Map<string, NetworkRecord>> {
   const uuids = [...new Set(nics.map((nic) => nic.network_uuid).filter((uuid) => uuid !== undefined))];
   if (uuids.length === 0) return new Map();
-  const found = await kv.find<NetworkRecord>(
-    networksBucket.name,
-    `(|${uuids.map((uuid) => `(uuid=${uuid})`).join('')})`,
-    {
-      noLimit: true,
-    },
-  );
+  const filter = `(|${uuids.map((uuid) => `(uuid=${uuid})`).join('')})`;
+  const found = await kv.find<NetworkRecord>(networksBucket.name, filter, { noLimit: true });
   return new Map(found.objects.map((object) => [object.key, object.value]));
 }

@@ -34,6 +34,11 @@ export function familyOf(text: string): Family {
   return ipaddr.parse(text).kind();
 }
 
+/** The address that ends an IPv4 subnet and stands for all of it; IPv6 has none. */
+export function broadcastOf(subnet: Subnet): string | undefined {
+  return subnet.family === 'ipv4' ? numberToAddress(subnet.last, 'ipv4') : undefined;
+}
+
 /** @throws Error when it is no subnet, or has host bits set */
 export function parseSubnet(text: string): Subnet {
   const [address, prefix] = ipaddr.parseCIDR(text);
@@ -50,14 +55,24 @@ export function contains(subnet: Subnet, address: string): boolean {
   return number >= subnet.first && number <= subnet.last;
 }
 
+const rfc1918 = ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16'].map(parseSubnet);
+const uniqueLocal = parseSubnet('fd00::/8');
+
+/** Whether a subnet lies in the ranges that anybody may use for themselves (RFC 1918, RFC 4193). */
+export function isPrivate(subnet: Subnet): boolean {
+  const ranges = subnet.family === 'ipv4' ? rfc1918 : [uniqueLocal];
+  return ranges.some((range) => range.first <= subnet.first && subnet.last <= range.last);
+}
+
 export function overlaps(a: Subnet, b: Subnet): boolean {
   return a.family === b.family && a.first <= b.last && b.first <= a.last;
 }
 
-export function netmaskOf(subnet: Subnet): string {
+/** The netmask of an IPv4 subnet; IPv6 has none. */
+export function netmaskOf(subnet: Subnet): string | undefined {
   return subnet.family === 'ipv4'
     ? ipaddr.IPv4.subnetMaskFromPrefixLength(subnet.prefix).toString()
-    : ipaddr.IPv6.subnetMaskFromPrefixLength(subnet.prefix).toString();
+    : undefined;
 }
 
 /** An address in IPv6 form (`::ffff:10.0.0.1` for IPv4), as portolan keys its rows. */

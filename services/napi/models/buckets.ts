@@ -37,7 +37,7 @@ export const nicTagsBucket: BucketDefinition = {
   },
 };
 
-/** The VXLAN network id of each owner; key = owner uuid. Its etag makes changes of an owner's fabric serial. */
+/** The VXLAN network id of each owner; key = owner uuid. */
 export const fabricsBucket: BucketDefinition = {
   name: 'napi_fabrics',
   config: {
@@ -46,7 +46,7 @@ export const fabricsBucket: BucketDefinition = {
   },
 };
 
-/** Key = `<owner uuid>/<vlan id>`. */
+/** Key = `<owner uuid>:<vlan id>`. */
 export const vlansBucket: BucketDefinition = {
   name: 'napi_fabric_vlans',
   config: {
@@ -93,6 +93,12 @@ export function ipsBucket(networkUuid: string): BucketDefinition {
     },
   };
 }
+
+/** Whose turn it is (see turns.ts). */
+export const turnsBucket: BucketDefinition = {
+  name: 'napi_turns',
+  config: { index: {}, options: { version: 1, feed: false } },
+};
 
 /** A nudge to look at an owner's overlays again (see projection.ts); key = owner. */
 export const nudgesBucket: BucketDefinition = {

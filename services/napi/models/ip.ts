@@ -1,3 +1,5 @@
+import { adminOwner } from './network.ts';
+
 /** An address of a network that is, or was, in use. Its record stays for ever; free is what nothing belongs to. */
 export interface IpRecord {
   readonly ipaddr: string;
@@ -8,14 +10,19 @@ export interface IpRecord {
   readonly v: 2;
 }
 
-export function isFree(ip: IpRecord): boolean {
-  return ip.belongs_to_uuid === undefined && !ip.reserved;
+/** Whether a NIC that asks for the address may have it: nothing has it, or it was only set aside with its network. */
+export function isProvisionable({ belongs_to_type: type, belongs_to_uuid: user }: IpRecord): boolean {
+  return type === undefined || user === undefined || (type === 'other' && user === adminOwner);
 }
 
-/** The record of an address that its user lets go: a reserved one stays its owner's, as in Triton. */
+/** The record of an address that its user lets go; its owner stays the owner. */
+export function unassigned({ ipaddr, reserved, owner_uuid, v }: IpRecord): IpRecord {
+  return { ipaddr, reserved, ...(owner_uuid === undefined ? {} : { owner_uuid }), v };
+}
+
+/** The record of an address whose NIC is gone: a reserved one stays its owner's, as in Triton. */
 export function released(ip: IpRecord): IpRecord {
-  const kept = ip.reserved && ip.owner_uuid !== undefined ? { owner_uuid: ip.owner_uuid } : {};
-  return { ipaddr: ip.ipaddr, reserved: ip.reserved, ...kept, v: 2 };
+  return ip.reserved ? unassigned(ip) : { ipaddr: ip.ipaddr, reserved: false, v: 2 };
 }
 
 /** An address as clients see it; one that was never used has no record and is free. */
@@ -24,14 +31,12 @@ export function presentIp(
   address: string,
   ip: IpRecord | undefined,
 ): Record<string, unknown> {
-  if (ip === undefined) return { ip: address, network_uuid: networkUuid, reserved: false, free: true };
-  return {
-    ip: ip.ipaddr,
-    network_uuid: networkUuid,
-    reserved: ip.reserved,
-    free: isFree(ip) && ip.owner_uuid === undefined,
-    ...(ip.belongs_to_type === undefined ? {} : { belongs_to_type: ip.belongs_to_type }),
-    ...(ip.belongs_to_uuid === undefined ? {} : { belongs_to_uuid: ip.belongs_to_uuid }),
-    ...(ip.owner_uuid === undefined ? {} : { owner_uuid: ip.owner_uuid }),
-  };
+  const { belongs_to_type, belongs_to_uuid, owner_uuid, reserved = false } = ip ?? {};
+  const users = Object.fromEntries(
+    Object.entries({ belongs_to_type, belongs_to_uuid, owner_uuid }).filter(
+      ([, value]) => value !== undefined,
+    ),
+  );
+  const free = !reserved && Object.keys(users).length === 0;
+  return { ip: address, network_uuid: networkUuid, reserved, free, ...users };
 }

@@ -5,10 +5,16 @@ import { createHash } from 'node:crypto';
 const oui = 0x90b8d0;
 const suffixes = 2 ** 24;
 
-/** The number of a MAC with colons, with dashes, or with neither; undefined where it is none. */
+/**
+ * The number of a MAC, in any way of writing it: with colons or dashes, where leading zeros may be left out, or with
+ * neither. undefined where it is none.
+ */
 export function parseMac(text: string): number | undefined {
-  const hex = text.replace(/[:-]/g, '');
-  return /^[0-9a-f]{12}$/i.test(hex) ? Number.parseInt(hex, 16) : undefined;
+  const parts = text.includes('-') ? text.split('-') : text.split(':');
+  const digits =
+    parts.length === 1 ? text : parts.map((part) => (part === '' ? '?' : part.padStart(2, '0'))).join('');
+  const whole = parts.length === 1 || parts.length === 6;
+  return whole && /^[0-9a-f]{12}$/i.test(digits) ? Number.parseInt(digits, 16) : undefined;
 }
 
 export function formatMac(number: number): string {

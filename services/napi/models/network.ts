@@ -1,15 +1,5 @@
-import { z } from 'zod';
-import { CongerError, type FieldError } from '../../../runtime/errors.ts';
-import {
-  addressToNumber,
-  contains,
-  netmaskOf,
-  numberToAddress,
-  parseSubnet,
-  type Subnet,
-} from './address.ts';
-import { invalidAll } from './errors.ts';
-import { address, flag, listOf, subnet, vlanId } from './fields.ts';
+import { netmaskOf, parseSubnet } from './address.ts';
+import { refused } from './errors.ts';
 
 /** A network as NAPI keeps it; the fields that end in _addr, _addrs, _arr and _str are Triton's indexes. */
 export interface NetworkRecord {
@@ -19,6 +9,7 @@ export interface NetworkRecord {
   readonly description?: string;
   readonly fabric: boolean;
   readonly vnet_id?: number;
+  /** A fabric's owner; what the network's changes are ordered by. */
   readonly owner_uuid?: string;
   readonly owner_uuids_arr?: readonly string[];
   readonly nic_tag: string;
@@ -37,124 +28,84 @@ export interface NetworkRecord {
   readonly v: 4;
 }
 
-const common = {
-  name: z.string().min(1).max(64),
-  description: z.string().max(64).optional(),
-  subnet,
-  provision_start_ip: address,
-  provision_end_ip: address,
-  gateway: address.optional(),
-  resolvers: listOf(address).optional(),
-  routes: z.record(z.union([address, subnet]), address).optional(),
-  mtu: z.coerce.number().int().min(576).max(9000).optional(),
-  uuid: z.uuid().optional(),
-};
+/** The fields that clients may ask for by name. */
+export const networkFields = [
+  'description',
+  'fabric',
+  'internet_nat',
+  'gateway',
+  'mtu',
+  'name',
+  'nic_tag',
+  'owner_uuid',
+  'owner_uuids',
+  'provision_end_ip',
+  'provision_start_ip',
+  'resolvers',
+  'routes',
+  'subnet',
+  'uuid',
+  'vlan_id',
+] as const;
 
-export const createNetworkSchema = z.strictObject({
-  ...common,
-  nic_tag: z.string().min(1).max(31),
-  vlan_id: vlanId,
-  owner_uuids: listOf(z.uuid()).optional(),
-});
-
-export const createFabricNetworkSchema = z.strictObject({
-  ...common,
-  internet_nat: flag.default(true),
-  owner_uuid: z.uuid().optional(),
-  vlan_id: vlanId.optional(),
-  fields: listOf(z.string()).optional(),
-});
-
-export const updateNetworkSchema = z.strictObject({
-  name: common.name.optional(),
-  description: common.description,
-  gateway: common.gateway,
-  resolvers: common.resolvers,
-  routes: common.routes,
-  mtu: common.mtu,
-  provision_start_ip: address.optional(),
-  provision_end_ip: address.optional(),
-  owner_uuids: listOf(z.uuid()).optional(),
-  owner_uuid: z.uuid().optional(),
-  internet_nat: flag.optional(),
-  fields: listOf(z.string()).optional(),
-});
-
-/** The subnet of a network's parameters, with the addresses in it checked. @throws InvalidParameters */
-export function checkAddresses(given: {
-  readonly subnet: string;
-  readonly provision_start_ip: string;
-  readonly provision_end_ip: string;
-  readonly gateway?: string | undefined;
-}): Subnet {
-  let parsed: Subnet;
-  try {
-    parsed = parseSubnet(given.subnet);
-  } catch (error) {
-    throw invalidAll([
-      { field: 'subnet', code: 'InvalidParameter', message: `Subnet ${(error as Error).message}` },
-    ]);
-  }
-  const errors: FieldError[] = [];
-  const refuse = (field: string, message: string) =>
-    errors.push({ field, code: 'InvalidParameter', message });
-  const [first, last] =
-    parsed.family === 'ipv4' ? [parsed.first + 1n, parsed.last - 1n] : [parsed.first + 1n, parsed.last];
-  const range = `${numberToAddress(first, parsed.family)} - ${numberToAddress(last, parsed.family)}`;
-  for (const field of ['provision_start_ip', 'provision_end_ip'] as const) {
-    const number = addressToNumber(given[field]);
-    if (!contains(parsed, given[field]) || number < first || number > last)
-      refuse(field, `must be in ${range}`);
-  }
-  if (addressToNumber(given.provision_start_ip) > addressToNumber(given.provision_end_ip)) {
-    refuse('provision_start_ip', 'must be before provision_end_ip');
-  }
-  if (given.gateway !== undefined && !contains(parsed, given.gateway))
-    refuse('gateway', 'must be inside the subnet');
-  if (errors.length > 0) throw invalidAll(errors);
-  return parsed;
-}
-
-/** A network as clients see it. */
-export function presentNetwork(record: NetworkRecord): Record<string, unknown> {
-  const parsed = parseSubnet(record.subnet);
+/** A network as clients see it. Under /fabrics, which have one owner, the owner is `owner_uuid`. */
+export function presentNetwork(
+  record: NetworkRecord,
+  { underFabrics = false }: { readonly underFabrics?: boolean } = {},
+): Record<string, unknown> {
+  const netmask = netmaskOf(parseSubnet(record.subnet));
+  const owners = record.owner_uuids_arr;
   return {
-    uuid: record.uuid,
-    name: record.name,
     family: record.subnet_type,
     mtu: record.mtu,
     nic_tag: record.nic_tag,
-    vlan_id: record.vlan_id,
-    subnet: record.subnet,
-    netmask: netmaskOf(parsed),
-    provision_start_ip: record.provision_start_ip_addr,
+    name: record.name,
     provision_end_ip: record.provision_end_ip_addr,
+    provision_start_ip: record.provision_start_ip_addr,
+    subnet: record.subnet,
+    uuid: record.uuid,
+    vlan_id: record.vlan_id,
+    ...(record.fabric ? ofFabric(record) : {}),
     resolvers: record.resolver_addrs,
     ...(record.gateway_addr === undefined ? {} : { gateway: record.gateway_addr }),
     ...(record.routes === undefined ? {} : { routes: record.routes }),
     ...(record.description === undefined ? {} : { description: record.description }),
-    ...(record.fabric
-      ? {
-          fabric: true,
-          vnet_id: record.vnet_id,
-          owner_uuid: record.owner_uuid,
-          internet_nat: record.internet_nat,
-          gateway_provisioned: record.gateway_provisioned,
-          owner_uuids: [record.owner_uuid],
-        }
-      : {}),
-    ...(!record.fabric && record.owner_uuids_arr !== undefined
-      ? { owner_uuids: record.owner_uuids_arr }
-      : {}),
+    ...(owners === undefined ? {} : underFabrics ? { owner_uuid: owners[0] } : { owner_uuids: owners }),
+    ...(netmask === undefined ? {} : { netmask }),
   };
 }
 
-/** Only the owners of a network, and the datacenter's own, may use it. @throws InvalidParameters */
+function ofFabric({
+  vnet_id,
+  internet_nat = true,
+  gateway_addr,
+  gateway_provisioned,
+}: NetworkRecord): Record<string, unknown> {
+  return {
+    fabric: true,
+    vnet_id,
+    internet_nat,
+    ...(gateway_addr === undefined ? {} : { gateway_provisioned }),
+  };
+}
+
+/** The unique name: a fabric network's need only be unique among its owner's. */
+export function uniqueName(owner: string | undefined, name: string): string {
+  return `${owner ?? 'global'}:${name}`;
+}
+
+/** Whether a network is for everyone, or `owner` one of those whom it is for; the datacenter itself may use any. */
+export function isOwner({ owner_uuids_arr: owners }: NetworkRecord, owner: string): boolean {
+  return owners === undefined || owners.length === 0 || owners.includes(owner) || owner === adminOwner;
+}
+
+/** @throws InvalidParameters where the network is not for `owner` */
 export function checkOwner(network: NetworkRecord, owner: string): void {
-  const owners = network.owner_uuids_arr;
-  if (owners === undefined || owners.length === 0 || owners.includes(owner) || owner === adminOwner) return;
-  throw new CongerError('InvalidParameters', 'Invalid parameters', {
-    errors: [{ field: 'owner_uuid', code: 'InvalidParameter', message: 'owner cannot provision on network' }],
+  if (isOwner(network, owner)) return;
+  throw refused({
+    field: 'owner_uuid',
+    code: 'InvalidParameter',
+    message: 'network owner_uuids do not match',
   });
 }
 

@@ -1,6 +1,4 @@
-import { z } from 'zod';
 import { netmaskOf, parseSubnet } from './address.ts';
-import { address, flag, listOf, mac, vlanId } from './fields.ts';
 import { formatMac } from './mac.ts';
 import type { NetworkRecord } from './network.ts';
 
@@ -13,19 +11,23 @@ export const allowances = [
 ] as const;
 type Allowances = { readonly [A in (typeof allowances)[number]]?: boolean };
 
+export const belongsToTypes = ['other', 'server', 'zone'] as const;
+export const nicStates = ['provisioning', 'stopped', 'running'] as const;
+
 /** A NIC as NAPI keeps it. Times are in milliseconds since 1970. */
 export interface NicRecord extends Allowances {
   readonly mac: number;
   readonly owner_uuid: string;
   readonly belongs_to_uuid: string;
-  readonly belongs_to_type: string;
+  readonly belongs_to_type: (typeof belongsToTypes)[number];
   readonly primary_flag: boolean;
-  readonly state: 'provisioning' | 'stopped' | 'running';
+  readonly state: (typeof nicStates)[number];
   readonly cn_uuid?: string;
   readonly ipaddr?: string;
   readonly network_uuid?: string;
   readonly nic_tag?: string;
   readonly vlan_id?: number;
+  /** The fabric's, where it is on one. */
   readonly vnet_id?: number;
   readonly model?: string;
   readonly underlay?: boolean;
@@ -37,90 +39,49 @@ export interface NicRecord extends Allowances {
   readonly v: 3;
 }
 
-const allowanceFields = Object.fromEntries(allowances.map((name) => [name, flag.optional()])) as Record<
-  (typeof allowances)[number],
-  z.ZodOptional<typeof flag>
->;
-
-const common = {
-  belongs_to_type: z.string().min(1).max(64),
-  belongs_to_uuid: z.uuid(),
-  owner_uuid: z.uuid(),
-  cn_uuid: z.uuid().optional(),
-  ip: address.optional(),
-  primary: flag.optional(),
-  reserved: flag.optional(),
-  check_owner: flag.optional(),
-  nic_tags_provided: listOf(z.string()).optional(),
-  model: z.string().optional(),
-  state: z.enum(['provisioning', 'stopped', 'running']).optional(),
-  underlay: flag.optional(),
-  ...allowanceFields,
-};
-
-/** POST /networks/:uuid/nics */
-export const provisionNicSchema = z.strictObject({ ...common, mac: mac.optional() });
-
-/** POST /nics */
-export const createNicSchema = z.strictObject({
-  ...common,
-  mac: mac.optional(),
-  network_uuid: z.union([z.uuid(), z.literal('admin')]).optional(),
-  nic_tag: z.string().optional(),
-  vlan_id: vlanId.optional(),
-});
-
-/** PUT /nics/:mac */
-export const updateNicSchema = z
-  .strictObject({
-    ...common,
-    network_uuid: z.uuid().optional(),
-    nic_tag: z.string().optional(),
-    vlan_id: vlanId.optional(),
-  })
-  .partial();
-
 /** A NIC as clients see it, with what it has from its network. */
 export function presentNic(nic: NicRecord, network: NetworkRecord | undefined): Record<string, unknown> {
-  const allowed = Object.fromEntries(
-    allowances.filter((name) => nic[name] !== undefined).map((name) => [name, nic[name]]),
-  );
+  const optional = (name: 'cn_uuid' | 'model') => (nic[name] === undefined ? {} : { [name]: nic[name] });
+  const provided = nic.nic_tags_provided_arr ?? [];
   return {
-    mac: formatMac(nic.mac),
-    primary: nic.primary_flag,
-    owner_uuid: nic.owner_uuid,
-    belongs_to_uuid: nic.belongs_to_uuid,
     belongs_to_type: nic.belongs_to_type,
+    belongs_to_uuid: nic.belongs_to_uuid,
+    mac: formatMac(nic.mac),
+    owner_uuid: nic.owner_uuid,
+    primary: nic.primary_flag,
     state: nic.state,
-    ...(nic.cn_uuid === undefined ? {} : { cn_uuid: nic.cn_uuid }),
-    ...(nic.model === undefined ? {} : { model: nic.model }),
-    ...(nic.underlay === undefined ? {} : { underlay: nic.underlay }),
-    ...(nic.nic_tags_provided_arr === undefined ? {} : { nic_tags_provided: nic.nic_tags_provided_arr }),
-    ...allowed,
-    ...(nic.nic_tag === undefined ? {} : { nic_tag: nic.nic_tag }),
-    ...(nic.ipaddr === undefined || network === undefined ? {} : ofNetwork(nic.ipaddr, network)),
     created_timestamp: new Date(nic.created_timestamp).toISOString(),
     modified_timestamp: new Date(nic.modified_timestamp).toISOString(),
+    ...(nic.ipaddr === undefined ? {} : { ip: nic.ipaddr, network_uuid: nic.network_uuid }),
+    ...(nic.ipaddr === undefined || network === undefined ? {} : ofNetwork(network)),
+    ...optional('cn_uuid'),
+    ...optional('model'),
+    ...(nic.nic_tag === undefined ? {} : { nic_tag: presentTag(nic.nic_tag, nic.vnet_id) }),
+    ...(provided.length === 0 ? {} : { nic_tags_provided: provided }),
+    ...Object.fromEntries([...allowances, 'underlay' as const].filter((n) => nic[n]).map((n) => [n, true])),
   };
 }
 
-function ofNetwork(ip: string, network: NetworkRecord): Record<string, unknown> {
+/** On a fabric, a NIC's tag names its vnet too. */
+function presentTag(tag: string, vnetId: number | undefined): string {
+  return vnetId === undefined ? tag : `${tag}/${vnetId}`;
+}
+
+function ofNetwork(network: NetworkRecord): Record<string, unknown> {
+  const netmask = netmaskOf(parseSubnet(network.subnet));
+  const { gateway_addr: gateway, gateway_provisioned, internet_nat = true } = network;
+  const fabric = {
+    fabric: true,
+    internet_nat,
+    ...(gateway === undefined ? {} : { gateway_provisioned }),
+  };
   return {
-    ip,
-    netmask: netmaskOf(parseSubnet(network.subnet)),
-    network_uuid: network.uuid,
-    vlan_id: network.vlan_id,
+    ...(network.fabric ? fabric : {}),
+    ...(gateway === undefined ? {} : { gateway }),
     mtu: network.mtu,
+    ...(netmask === undefined ? {} : { netmask }),
     resolvers: network.resolver_addrs,
-    ...(network.gateway_addr === undefined ? {} : { gateway: network.gateway_addr }),
+    vlan_id: network.vlan_id,
     ...(network.routes === undefined ? {} : { routes: network.routes }),
-    ...(network.fabric
-      ? {
-          fabric: true,
-          vnet_id: network.vnet_id,
-          internet_nat: network.internet_nat,
-          gateway_provisioned: network.gateway_provisioned,
-        }
-      : {}),
   };
 }

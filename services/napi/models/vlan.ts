@@ -4,7 +4,7 @@ export interface VlanRecord {
   readonly owner_uuid: string;
   readonly vlan_id: number;
   readonly vnet_id: number;
-  readonly name: string;
+  readonly name?: string;
   readonly description?: string;
   readonly v: 0;
 }
@@ -13,12 +13,10 @@ export interface VlanRecord {
 export interface FabricRecord {
   readonly owner_uuid: string;
   readonly vnet_id: number;
-  /** Counts changes of the fabric's networks, which are made one at a time. */
-  readonly changes: number;
 }
 
 export function vlanKey(owner: string, vlanId: number): string {
-  return `${owner}/${vlanId}`;
+  return `${owner}:${vlanId}`;
 }
 
 export function presentVlan({
@@ -28,5 +26,11 @@ export function presentVlan({
   vnet_id,
   description,
 }: VlanRecord): Record<string, unknown> {
-  return { name, owner_uuid, vlan_id, vnet_id, ...(description === undefined ? {} : { description }) };
+  return {
+    ...(name === undefined ? {} : { name }),
+    owner_uuid,
+    vlan_id,
+    vnet_id,
+    ...(description === undefined ? {} : { description }),
+  };
 }

@@ -6,6 +6,7 @@ import type { UnderlayRecord } from '../../common/records.ts';
 import { networksBucket, nicsBucket, nudgesBucket, underlayBucket } from '../models/buckets.ts';
 import type { NetworkRecord } from '../models/network.ts';
 import type { NicRecord } from '../models/nic.ts';
+import { overlayTag } from '../models/nic-tags.ts';
 import { computeOverlays } from './compute.ts';
 
 export const projectedBuckets = [
@@ -59,7 +60,7 @@ async function nudgeOwnersOn(kv: Kv, node: string, change: Change): Promise<Batc
 async function projectOwner(kv: Kv, owner: string): Promise<BatchOp[]> {
   const [networks, nics, actual] = await Promise.all([
     kv.find<NetworkRecord>(networksBucket.name, `(&(owner_uuid=${owner})(fabric=true))`, everything),
-    kv.find<NicRecord>(nicsBucket.name, `(&(owner_uuid=${owner})(nic_tag=sdc_overlay/*))`, everything),
+    kv.find<NicRecord>(nicsBucket.name, `(&(owner_uuid=${owner})(nic_tag=${overlayTag}))`, everything),
     kv.find<Desired>(desiredBucket.name, `(&(owner_uuid=${owner})(kind=overlay))`, everything),
   ]);
   const placed = nics.objects.map((nic) => nic.value);

@@ -10,7 +10,7 @@ export function pingRoute({ app, kv }: ServiceContext): void {
         healthy: true,
         status: 'OK',
         services: { moray: 'online' },
-        config: { fabrics_enabled: true },
+        config: { fabrics_enabled: true, subnet_alloc_enabled: false },
       };
     } catch (error) {
       void reply.code(503);
