@@ -8,6 +8,7 @@ import { type Endpoints, EndpointsFile } from './endpoints.ts';
 import { Home, lockHome } from './home.ts';
 import { type Need, provide } from './install.ts';
 import { type Identities, identities, type NodeKind, netnsProblem } from './nodes.ts';
+import type { DatacenterOptions } from './options.ts';
 import { freeRange } from './parts/ports.ts';
 import { stopLeftover } from './parts/postgres.ts';
 import { removeData } from './parts/postgres-data.ts';
@@ -16,37 +17,6 @@ import { findByLastArgument } from './parts/processes.ts';
 import { checkPorts, defaultPortBase, planPorts, portCount } from './plan.ts';
 import { agentStage, checkBuilt, dist, locate, startAll } from './start.ts';
 import { type ProcessEntry, Supervisor } from './supervisor.ts';
-
-export interface DatacenterOptions {
-  /** Directory of data, logs and endpoints.json. */
-  readonly home: string;
-  /** Of each of CNAPI, VMAPI, NAPI and FWAPI. Default 2. */
-  readonly instances?: number;
-  /** Compute nodes. Default 2. */
-  readonly nodes?: number;
-  /** Compute nodes are simulated, also where they need not be. */
-  readonly simulated?: boolean;
-  /** First port; `free` takes any that are free. Default 2020. */
-  readonly portBase?: number | 'free';
-  /** URL of a PostgreSQL to use instead of one of its own. */
-  readonly postgres?: string;
-  /** Brokers to use (host:port), or true to start one; else the log is the embedded one. */
-  readonly kafka?: boolean | readonly string[];
-  /** How long starting waits until CNAPI has heard of every compute node. Default 20,000 ms. */
-  readonly registeredMs?: number;
-  /** Whether kvstore answers Moray's `sql` call. */
-  readonly sql?: boolean;
-  /** Whether Debian packages may be installed. Default true. */
-  readonly install?: boolean;
-  /** Directory of the compiled entry points. Default: dist/. */
-  readonly built?: string;
-  /** Over the environment of every process. */
-  readonly env?: Readonly<Record<string, string>>;
-  /** Progress, a line each. */
-  readonly say?: (line: string) => void;
-  /** Gives up starting. */
-  readonly signal?: AbortSignal;
-}
 
 export interface Datacenter {
   /** What endpoints.json holds now. */

@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util';
-import { type Datacenter, type DatacenterOptions, startDatacenter } from '../datacenter.ts';
+import { type Datacenter, startDatacenter } from '../datacenter.ts';
+import type { DatacenterOptions } from '../options.ts';
 import { defaultPortBase } from '../plan.ts';
 import { type Command, UsageError } from './command.ts';
 
