@@ -54,7 +54,8 @@ async function create(admin: Admin, options: KafkaOptions): Promise<void> {
   try {
     // False when another process has created it in the meantime.
     const created = await admin.createTopics({
-      waitForLeaders: true,
+      // kafkajs gives up where a broker does not know the new topic at once; whoever counts its partitions waits.
+      waitForLeaders: false,
       topics: [
         {
           topic: options.topic,
