@@ -272,6 +272,26 @@ describe.skipIf(why !== null)(
       expect(await nodes.pings(a, '192.168.1.6')).toBe(true);
     });
 
+    it('guards a VM that says so before anything of its firewall is there, also a NIC that comes later', async () => {
+      const a = testVm(left.uuid, '192.168.1.5', { vnet: 101 });
+      const b = testVm(right.uuid, '192.168.1.6', { vnet: 101 });
+      datacenter.put(vmObject(a), vmObject(b, { firewall_enabled: true }));
+      await shown(datacenter.put(overlayObject([a, b], nodes.underlays, { network_uuid: 'guarded' })));
+      expect(await nodes.pings(a, '192.168.1.6')).toBe(false);
+      expect(await nodes.pings(b, '192.168.1.5')).toBe(true);
+      const extra = nic(
+        { ...b, mac: '02:aa:00:00:00:02', ips: ['192.168.1.7'] },
+        { interface: 'net1', primary: false },
+      );
+      datacenter.put(vmObject(b, { firewall_enabled: true, nics: [nic(b), extra] }));
+      const far = [b, { ...b, mac: extra.mac, ips: ['192.168.1.7'] }];
+      await shown(datacenter.put(overlayObject([a, ...far], nodes.underlays, { network_uuid: 'guarded' })));
+      expect(await nodes.pings(a, '192.168.1.7')).toBe(false);
+      await datacenter.shown(right.uuid, datacenter.put(vmObject(b, { nics: [nic(b), extra] })));
+      expect(await nodes.pings(a, '192.168.1.6')).toBe(true);
+      expect(await differences()).toEqual([]);
+    });
+
     it('starts, stops, reboots and removes VMs, and tells VMAPI of each', async () => {
       const vm = testVm(left.uuid, '192.168.1.5', { vnet: 81 });
       const told = async (count: number) => {
@@ -299,7 +319,7 @@ describe.skipIf(why !== null)(
       await told(3);
       expect(await run('ip', ['-n', namespace, '-o', 'link'])).not.toContain('net0');
       expect(await agents.get(left.uuid)?.verify()).toEqual([]);
-      const fourth = datacenter.delete(`vm/${vm.uuid}`);
+      const fourth = datacenter.put(vmObject(vm, { state: 'destroyed', reboots: 1 }));
       expect(await told(4)).toEqual([
         ['running', 'running', `req-${first}`],
         ['running', 'running', `req-${second}`],

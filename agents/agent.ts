@@ -2,6 +2,7 @@ import { setMaxListeners } from 'node:events';
 import { mkdir } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import type { Logger } from '../runtime/log.ts';
+import type { ToAgent } from './contract/wire.ts';
 import { machineNamespace } from './driver/names.ts';
 import type { Driver } from './driver/types.ts';
 import { SavedNumbers } from './firewall/numbers.ts';
@@ -11,7 +12,7 @@ import { sysinfo } from './liveness/sysinfo.ts';
 import { agentMetrics } from './metrics.ts';
 import { Reconciler } from './reconcile/reconciler.ts';
 import { DesiredState } from './state/store.ts';
-import type { Message } from './state/wire.ts';
+
 import { serveStatus } from './status/server.ts';
 import { TaskRunner } from './tasks/runner.ts';
 import { Ledger } from './vms/ledger.ts';
@@ -155,7 +156,7 @@ export class Agent {
     await new Promise<void>((resolve) => (server === undefined ? resolve() : server.close(() => resolve())));
   }
 
-  #receive(message: Message): void {
+  #receive(message: ToAgent): void {
     const { timings } = this.#reconciler;
     switch (message.type) {
       case 'task':

@@ -23,15 +23,25 @@ export const nicSchema = z.object({
   primary: z.boolean(),
 });
 
-/** kind `vm`, key `vm/<uuid>`, span: the VM's node. The VM is to be there, running or stopped. Without the object it is to be gone. */
+/**
+ * kind `vm`, key `vm/<uuid>`, span: the VM's node. The VM is to be there, running or stopped. Without the object it is to
+ * be gone, and so it is while the object says `destroyed`; then the node also reports that it is, whether or not it ever
+ * had the VM, until the report is accepted and anew after each restart.
+ */
 export const vmBodySchema = z.object({
   uuid,
   alias: z.string().nullable(),
   brand: z.string(),
   ram: z.number(),
-  state: z.enum(['running', 'stopped']),
+  state: z.enum(['running', 'stopped', 'destroyed']),
   /** Counts up with each reboot that is asked for; an agent that sees a higher one restarts the VM. */
   reboots: z.number().int(),
+  /**
+   * Whether the firewall is to be on. It is so from the moment the object says so, with nothing but the defaults
+   * (incoming blocked, outgoing allowed) until the rules come. It cannot turn off what a `firewall-vm` object turns on.
+   * Absent in objects of older writers, whose firewall is told by `firewall-vm` alone.
+   */
+  firewall_enabled: z.boolean().default(false),
   nics: z.array(nicSchema),
 });
 

@@ -2,9 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { WebSocket } from 'ws';
 import { messageOf } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
-import type { FromAgent } from '../contract/wire.ts';
+import { type FromAgent, type ToAgent, toAgentSchema } from '../contract/wire.ts';
 import { agentMetrics } from '../metrics.ts';
-import { type Message, messageSchema } from '../state/wire.ts';
+
 import { Backoff, sleep } from './backoff.ts';
 import { Instances } from './instances.ts';
 
@@ -12,7 +12,7 @@ export interface ConnectionOptions {
   readonly node: string;
   readonly cnapi: readonly string[];
   readonly sysinfo: () => Promise<Record<string, unknown>>;
-  readonly onMessage: (message: Message) => void;
+  readonly onMessage: (message: ToAgent) => void;
   readonly log: Logger;
   readonly signal: AbortSignal;
   /** After this many milliseconds of silence a peer counts as gone. */
@@ -121,7 +121,7 @@ export class Connection {
       socket.on('message', (data) => {
         heard = Date.now();
         try {
-          const message = messageSchema.parse(JSON.parse(String(data)));
+          const message = toAgentSchema.parse(JSON.parse(String(data)));
           // Only after its snapshot does a connection know what the node is to be.
           if (message.type === 'snapshot') {
             this.#socket = socket;

@@ -101,7 +101,7 @@ export class Reconciler {
       if (!state.known) return ['what the node is to be is not known yet'];
       const actual = await driver.read();
       const { kernel } = planNode(state, actual, node, prefix);
-      const expected = this.#firewall.compile(firewallInput(state, [...kernel.bridges.keys()]));
+      const expected = this.#firewall.compile(firewallInput(state, kernel));
       return [
         ...describe(sequence(kernel, actual, new Set())),
         ...(await driver.firewallDifferences(expected)),
@@ -199,7 +199,7 @@ export class Reconciler {
     let cached = this.#plan?.version === version ? this.#plan.plan : null;
     const plan = cached ?? planNode(state, await this.#links.actual(), node, prefix);
     const firewall = async () => {
-      const refused = await this.#firewall.reconcile(firewallInput(state, [...plan.kernel.bridges.keys()]));
+      const refused = await this.#firewall.reconcile(firewallInput(state, plan.kernel));
       for (const [key, reason] of refused) failed.set(key, reason);
     };
     for (const [key, reason] of plan.failures) failed.set(key, reason);
@@ -242,7 +242,9 @@ export class Reconciler {
   ): Promise<void> {
     const { state, ledger } = this.#options;
     const vms = state.of('vm');
-    let news = false;
+    const bodies = [...vms.values()].map(({ body }) => body);
+    const asked = bodies.filter((body) => body.state === 'destroyed').map(({ uuid }) => uuid);
+    let news = ledger.ask(new Set(asked));
     for (const [key, { body }] of vms) {
       if (failed.has(key)) continue;
       news = ledger.note(body.uuid, body.state, body.reboots, state.requestIdOf(key)) || news;

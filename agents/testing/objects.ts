@@ -45,6 +45,7 @@ export function vmObject(vm: TestVm, more: Partial<VmBody> = {}): DesiredOf<'vm'
     ram: 256,
     state: 'running' as const,
     reboots: 0,
+    firewall_enabled: false,
   };
   return {
     v: 1,

@@ -8,13 +8,14 @@ import { SimulatedDriver } from '../driver/simulated.ts';
 
 /** An agent on a simulated node, that can be ended and started anew on the same disk and kernel. */
 export class SimulatedNode {
-  readonly uuid = randomUUID();
+  readonly uuid: string;
   readonly driver: SimulatedDriver;
   #home = '';
   #agent: Agent | null = null;
 
-  constructor(driver = new SimulatedDriver()) {
+  constructor(driver = new SimulatedDriver(), uuid: string = randomUUID()) {
     this.driver = driver;
+    this.uuid = uuid;
   }
 
   get home(): string {

@@ -20,13 +20,14 @@ const fileSchema = z.object({ v: z.literal(1), vms: z.record(z.string(), entrySc
 export type LedgerEntry = z.infer<typeof entrySchema>;
 
 /**
- * Every VM of this node and the state that its kernel last showed, until VMAPI has accepted that it is destroyed. It is
- * on the disk, so that a state that was reached before a crash is still told after it.
+ * Every VM of this node and the state that its kernel last showed, until VMAPI has accepted that it is destroyed, and for as
+ * long as VMAPI asks for that. It is on the disk, so that a state that was reached before a crash is still told after it.
  */
 export class Ledger {
   readonly #file: SavedFile;
   readonly #log: Logger;
   readonly #vms = new Map<string, LedgerEntry>();
+  #asked: ReadonlySet<string> = new Set();
 
   constructor(home: string, log: Logger) {
     this.#log = log;
@@ -79,10 +80,23 @@ export class Ledger {
     return true;
   }
 
+  /**
+   * The VMs whose end is asked for now: that such a one is destroyed stays written down, told or not, so that it is not
+   * news again. Answers whether any is no longer asked for and so forgotten.
+   */
+  ask(uuids: ReadonlySet<string>): boolean {
+    this.#asked = uuids;
+    const done = [...this.#vms].filter(
+      ([uuid, { state, told }]) => state === 'destroyed' && told && !uuids.has(uuid),
+    );
+    for (const [uuid] of done) this.#vms.delete(uuid);
+    return done.length > 0;
+  }
+
   /** Writes down that VMAPI has accepted `entry`, unless the VM has moved on since. */
   accepted(uuid: string, entry: LedgerEntry): void {
     if (this.#vms.get(uuid) !== entry) return;
-    if (entry.state === 'destroyed') this.#vms.delete(uuid);
+    if (entry.state === 'destroyed' && !this.#asked.has(uuid)) this.#vms.delete(uuid);
     else this.#vms.set(uuid, { ...entry, told: true });
   }
 

@@ -23,7 +23,7 @@ function routed(nics: readonly Nic[]): Nic | undefined {
 
 /**
  * Adds to `kernel` what the VMs ask for: a namespace each, and for one that runs a veth for each NIC into its network's
- * bridge. A stopped VM keeps its namespace and has no NICs.
+ * bridge. A stopped VM keeps its namespace and has no NICs; a destroyed one has nothing.
  */
 export function planMachines(
   kernel: Kernel,
@@ -32,6 +32,7 @@ export function planMachines(
   failures: Failures,
 ): void {
   for (const [key, { body }] of [...vms].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    if (body.state === 'destroyed') continue;
     const taken =
       body.state === 'running' ? body.nics.find((nic) => kernel.ports.has(portName(nic.mac))) : undefined;
     if (taken !== undefined) {

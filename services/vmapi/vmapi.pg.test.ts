@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { desiredBucket, desiredSchema } from '../../agents/contract/desired.ts';
+import { type DesiredOf, desiredBucket, desiredSchema } from '../../agents/contract/desired.ts';
+import { parsePosition } from '../../changefeed/position.ts';
 import { type Instance, type Stack, startStack } from '../../test/fixtures/stack.ts';
+import { vmsBucket } from '../common/records.ts';
 import { setupVmapi } from './setup.ts';
 import { startNeighbours, startNodes } from './testing/neighbours.ts';
 import { type JobAnswer, type Obj, type SdcError, type SdcVmapi, sdcVmapi } from './testing/sdc-client.ts';
@@ -108,11 +110,37 @@ function kv() {
 
 async function desiredOf(uuid: unknown) {
   const found = await kv().tryGet(desiredBucket.name, `vm/${uuid}`);
-  return found === undefined ? undefined : desiredSchema.parse(found.value);
+  return found === undefined ? undefined : (desiredSchema.parse(found.value) as DesiredOf<'vm'>);
 }
 
 function nicsOf(uuid: unknown) {
   return [...neighbours.nics.values()].filter((nic) => nic.belongs_to_uuid === uuid);
+}
+
+/**
+ * Resolves with what is first put of a VM in one commit both into its record and into what is desired of its node (null:
+ * nothing any more), `times` times from now on.
+ */
+function commitsOf(uuid: unknown, times: number): Promise<{ vm: unknown; desired: unknown }[]> {
+  const commits = new Map<bigint, { vm?: unknown; desired?: unknown }>();
+  return new Promise((resolve) => {
+    const stop = first(instances).context.broadcast.subscribe({
+      buckets: [vmsBucket.name, desiredBucket.name],
+      onChange: ({ bucket, key, position, value }) => {
+        if (!key.endsWith(String(uuid))) return;
+        const { lsn } = parsePosition(position);
+        const part =
+          bucket === vmsBucket.name ? { vm: value } : { desired: (value as Obj | null)?.body ?? null };
+        commits.set(lsn, { ...commits.get(lsn), ...part });
+        const both = [...commits.values()].flatMap(({ vm, desired }) =>
+          vm === undefined || desired === undefined ? [] : [{ vm, desired }],
+        );
+        if (both.length < times) return;
+        stop();
+        resolve(both);
+      },
+    });
+  });
 }
 
 describe('VMAPI', () => {
@@ -166,6 +194,7 @@ describe('VMAPI', () => {
         alias: 'web0',
         state: 'running',
         reboots: 0,
+        firewall_enabled: true,
         nics: [{ vnet_id: 4711, mtu: 1400 }],
       },
     });
@@ -452,6 +481,54 @@ describe('VMAPI', () => {
     expect((await request('PUT', `/vms/${randomUUID()}`, { state: 'running' })).status).toBe(404);
   });
 
+  it('asks a node for a VM’s end until it says so, whenever that is, and only then takes back what it asked', async () => {
+    const { uuid, server_uuid } = await create();
+    nodes.setAway(true);
+    const inVain = await ended(await vmapi().deleteVm({ uuid }));
+    expect((inVain.chain_results as Obj[]).at(-1)).toMatchObject({ error: { code: 'StepTimeout' } });
+    expect(await desiredOf(uuid)).toMatchObject({ body: { state: 'destroyed' } });
+    expect(nicsOf(uuid)).toHaveLength(1);
+    // What goes does not come back.
+    expect(await ended(await vmapi().startVm({ uuid }))).toMatchObject({ execution: 'failed' });
+    expect(await desiredOf(uuid)).toMatchObject({ body: { state: 'destroyed' } });
+    // The node is back, with a clock that was set back a little, and without its memory.
+    const report = { uuid, server_uuid, zone_state: 'destroyed', last_modified: '2001-01-01T00:00:00Z' };
+    await request('PUT', `/vms/${uuid}`, { ...report, state: 'destroyed' });
+    nodes.setAway(false);
+    const commits = commitsOf(uuid, 1);
+    await succeeded(await vmapi().deleteVm({ uuid }));
+    expect(await commits).toMatchObject([{ vm: { state: 'destroyed' }, desired: null }]);
+    expect(nicsOf(uuid)).toEqual([]);
+  });
+
+  it('asks for the end also of a VM of which nothing is desired any more', async () => {
+    const { uuid } = await create();
+    nodes.setAway(true);
+    const { broadcast } = first(instances).context;
+    const gone = new Promise<void>((resolve) => {
+      broadcast.subscribe({ buckets: [desiredBucket.name], onChange: ({ value }) => value ?? resolve() });
+    });
+    await kv().del(desiredBucket.name, `vm/${uuid}`);
+    await gone;
+    nodes.setAway(false);
+    await succeeded(await vmapi().deleteVm({ uuid }));
+    expect(await vmapi().getVm({ uuid })).toMatchObject({ state: 'destroyed' });
+    expect(await desiredOf(uuid)).toBeUndefined();
+  });
+
+  it('turns the firewall on and off on the node at the moment that the VM says so', async () => {
+    const { uuid } = await create();
+    expect(await desiredOf(uuid)).toMatchObject({ body: { firewall_enabled: false } });
+    const commits = commitsOf(uuid, 2);
+    for (const firewall_enabled of [true, false]) {
+      await succeeded(await vmapi().updateVm({ uuid, payload: { firewall_enabled } }));
+    }
+    expect(await commits).toMatchObject([
+      { vm: { firewall_enabled: true }, desired: { firewall_enabled: true } },
+      { vm: { firewall_enabled: false }, desired: { firewall_enabled: false } },
+    ]);
+  });
+
   it('takes a VM for gone that its node, telling of all, no longer has', async () => {
     const { uuid, server_uuid } = await create({ server_uuid: servers[1] });
     const keep = await create({ server_uuid: servers[1] });
@@ -459,7 +536,7 @@ describe('VMAPI', () => {
     const gone = await vmapi().deleteVm({ uuid });
     await first(instances).context.broadcast.waitFor(
       { bucket: desiredBucket.name, key: `vm/${uuid}`, timeoutMs: 30_000 },
-      async () => ((await desiredOf(uuid)) === undefined ? true : undefined),
+      async () => ((await desiredOf(uuid))?.body.state === 'destroyed' ? true : undefined),
     );
     const all = await request('PUT', `/vms?server_uuid=${server_uuid}`, { vms: {} });
     expect(all.status).toBe(200);

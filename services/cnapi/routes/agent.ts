@@ -1,6 +1,6 @@
 import type { WebSocket } from 'ws';
 import type { z } from 'zod';
-import { type Desired, desiredBucket, desiredSchema } from '../../../agents/contract/desired.ts';
+import { desiredBucket } from '../../../agents/contract/desired.ts';
 import { fromAgentSchema, type Task, type ToAgent } from '../../../agents/contract/wire.ts';
 import { type FeedMessage, openFeed } from '../../../changefeed/feeds/feed.ts';
 import type { Change } from '../../../changefeed/types.ts';
@@ -80,18 +80,12 @@ async function serveAgent(
   }
 }
 
-async function snapshotOf({ kv, broadcast, log }: ServiceContext, server: string) {
+async function snapshotOf({ kv, broadcast }: ServiceContext, server: string) {
   // The tasks are read later than the objects: a change in between is told again, and an agent knows what it has done.
   const desired = await kv.find<unknown>(desiredBucket.name, `(span=${server})`, { noLimit: true });
   const tasks = await kv.find<TaskRecord>(tasksBucket.name, `(&(server_uuid=${server})(status=active))`, {
     noLimit: true,
   });
-  const objects: Desired[] = [];
-  for (const { key, value } of desired.objects) {
-    const parsed = desiredSchema.safeParse(value);
-    if (parsed.success) objects.push(parsed.data);
-    else log.error({ key, issues: parsed.error.issues }, 'a desired object is not valid and is not told');
-  }
   const positions = Array.from({ length: broadcast.partitions }, (_, partition) =>
     broadcast.position(partition),
   );
@@ -99,7 +93,8 @@ async function snapshotOf({ kv, broadcast, log }: ServiceContext, server: string
     type: 'snapshot',
     v: 1,
     position: positions.sort().at(-1) ?? '',
-    objects,
+    // Unread: what this instance cannot read is not absent (agents/contract/wire.ts).
+    objects: desired.objects.map(({ value }) => value),
     tasks: tasks.objects.map(({ value }) => presentTask(value)),
   };
   return { items: [snapshot], found: desired };
@@ -109,13 +104,11 @@ async function snapshotOf({ kv, broadcast, log }: ServiceContext, server: string
 function select(change: Change, server: string): ToAgent | undefined {
   const { bucket, key, position, requestId } = change;
   if (bucket === desiredBucket.name) {
-    const now = change.value as Desired | null;
-    if (now?.span.includes(server)) {
+    if (concerns(change.value, server)) {
       toldSeconds.observe(Math.max(0, Date.now() - change.time) / 1000);
-      return { type: 'put', position, requestId, object: now };
+      return { type: 'put', position, requestId, object: change.value };
     }
-    const before = change.previous as Desired | null;
-    return before?.span.includes(server) ? { type: 'delete', position, requestId, key } : undefined;
+    return concerns(change.previous, server) ? { type: 'delete', position, requestId, key } : undefined;
   }
   if (bucket === tasksBucket.name) {
     const task = change.value as TaskRecord | null;
@@ -123,6 +116,12 @@ function select(change: Change, server: string): ToAgent | undefined {
     return { type: 'task', position, task: presentTask(task) };
   }
   return undefined;
+}
+
+/** Whether the desired object, of which no more is read than this, is one of the node's. */
+function concerns(object: unknown, server: string): boolean {
+  const span = (object as { span?: unknown } | null)?.span;
+  return Array.isArray(span) && span.includes(server);
 }
 
 function presentTask({ id, task, server_uuid, req_id, params }: TaskRecord): Task {

@@ -1,10 +1,20 @@
+import type { BatchOp } from '../../../kvstore/types.ts';
 import type { JobDefinition, Step } from '../../common/jobs/steps.ts';
-import { deleteDesiredOp, readDesired } from '../models/desired.ts';
+import {
+  changeDesiredOp,
+  deleteDesiredOp,
+  newDesired,
+  putDesiredOp,
+  readDesired,
+} from '../models/desired.ts';
 import { putVmOp } from '../models/vm.ts';
 import { deleteNic, nicsOf } from './nic-calls.ts';
 import { modified, needVm, type VmJobParts, vmBuckets, vmUuidOf } from './parts.ts';
 
-/** There is no way back from a VM's end: these steps have no undo, and a destroy that failed is asked for again. */
+/**
+ * There is no way back from a VM's end: these steps have no undo, and a destroy that failed is asked for again. That the
+ * VM is to be destroyed stays desired until its node has said that it is, however long the node is away.
+ */
 export function destroyJob({ kv, napi, nodeTimeoutMs }: VmJobParts): JobDefinition {
   const remove: Step = {
     name: 'vmapi.remove',
@@ -12,16 +22,18 @@ export function destroyJob({ kv, napi, nodeTimeoutMs }: VmJobParts): JobDefiniti
       const vm = await needVm(kv, vmUuidOf(job));
       const desired = await readDesired(kv, vm.key);
       const { state, zone_state, server_uuid } = vm.value;
-      // Where the VM never was on a node, or its end there is known, no node has anything to tell.
-      const isOnNode = server_uuid !== null && state !== 'failed' && zone_state !== 'destroyed';
+      // Where the VM never was on a node, was taken back from it when it failed, or its end there is known, none has anything to tell.
+      const isTakenBack = state === 'failed' && desired === undefined;
+      const node = isTakenBack || zone_state === 'destroyed' ? null : server_uuid;
       const goes = state !== 'destroyed' && state !== 'stopping' && state !== 'failed';
-      return {
-        data: { is_on_node: isOnNode },
-        ops: [
-          ...(goes ? [putVmOp(vm, modified(vm.value, { state: 'stopping' }))] : []),
-          ...(desired === undefined ? [] : [deleteDesiredOp(desired)]),
-        ],
-      };
+      const ops: BatchOp[] = goes ? [putVmOp(vm, modified(vm.value, { state: 'stopping' }))] : [];
+      if (desired !== undefined) {
+        if (desired.value.body.state !== 'destroyed')
+          ops.push(changeDesiredOp(desired, { state: 'destroyed' }));
+      } else if (node !== null) {
+        ops.push(putDesiredOp(undefined, newDesired(vm.value, node, { state: 'destroyed', nics: [] })));
+      }
+      return { data: { is_on_node: node !== null }, ops };
     },
   };
 
@@ -51,10 +63,13 @@ export function destroyJob({ kv, napi, nodeTimeoutMs }: VmJobParts): JobDefiniti
     name: 'vmapi.mark_destroyed',
     async do({ job }) {
       const vm = await needVm(kv, vmUuidOf(job));
-      if (vm.value.state === 'destroyed') return undefined;
-      const destroyed = new Date().toISOString();
-      const next = modified(vm.value, { state: 'destroyed', zone_state: 'destroyed', destroyed });
-      return { ops: [putVmOp(vm, next)] };
+      const desired = await readDesired(kv, vm.key);
+      const ops: BatchOp[] = desired === undefined ? [] : [deleteDesiredOp(desired)];
+      if (vm.value.state !== 'destroyed') {
+        const destroyed = new Date().toISOString();
+        ops.push(putVmOp(vm, modified(vm.value, { state: 'destroyed', zone_state: 'destroyed', destroyed })));
+      }
+      return { ops };
     },
   };
 

@@ -29,10 +29,12 @@ export async function needVm(kv: Kv, uuid: string): Promise<KvObject<Vm>> {
   return vm;
 }
 
-/** @throws CongerError Conflict where the VM is on no node */
+/** @throws CongerError Conflict where the VM is on no node, or is not to stay there */
 export async function needDesired(kv: Kv, uuid: string): Promise<KvObject<DesiredVm>> {
   const desired = await readDesired(kv, uuid);
-  if (desired === undefined) throw new CongerError('Conflict', `VM ${uuid} is not on a node`);
+  if (desired === undefined || desired.value.body.state === 'destroyed') {
+    throw new CongerError('Conflict', `VM ${uuid} is not on a node`);
+  }
   return desired;
 }
 

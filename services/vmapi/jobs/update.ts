@@ -1,6 +1,7 @@
+import { isDeepStrictEqual } from 'node:util';
 import { CongerError } from '../../../runtime/errors.ts';
 import type { JobDefinition } from '../../common/jobs/steps.ts';
-import { changeDesiredOp, readDesired } from '../models/desired.ts';
+import { changeDesiredOp, readDesired, shownFields } from '../models/desired.ts';
 import { applyMetadata, type Metadata, type MetadataKind, metadataKinds } from '../models/metadata.ts';
 import { plainUpdateFields } from '../models/params.ts';
 import { putVmOp, type Vm, withMetadata } from '../models/vm.ts';
@@ -28,15 +29,11 @@ export function updateJob({ kv }: VmJobParts): JobDefinition {
           if (vm.value.state === 'destroyed') throw new CongerError('Conflict', `VM ${vm.key} is destroyed`);
           const next = updated(vm.value, job.params as unknown as UpdateParams);
           const desired = await readDesired(kv, vm.key);
-          const shows =
-            desired !== undefined &&
-            (desired.value.body.alias !== next.alias || desired.value.body.ram !== next.ram);
-          return {
-            ops: [
-              putVmOp(vm, next),
-              ...(shows ? [changeDesiredOp(desired, { alias: next.alias, ram: next.ram })] : []),
-            ],
-          };
+          const shown = shownFields(next);
+          const isShown =
+            desired === undefined ||
+            isDeepStrictEqual({ ...desired.value.body, ...shown }, desired.value.body);
+          return { ops: [putVmOp(vm, next), ...(isShown ? [] : [changeDesiredOp(desired, shown)])] };
         },
       },
     ],

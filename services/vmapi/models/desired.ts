@@ -20,8 +20,13 @@ export function newDesired(vm: Vm, serverUuid: string, body: Pick<VmBody, 'state
     key: desiredKey(vm.uuid),
     owner_uuid: vm.owner_uuid,
     span: [serverUuid],
-    body: { uuid: vm.uuid, alias: vm.alias, brand: vm.brand, ram: vm.ram, reboots: 0, ...body },
+    body: { uuid: vm.uuid, brand: vm.brand, reboots: 0, ...shownFields(vm), ...body },
   };
+}
+
+/** What of a VM its node shows, and so changes with it. */
+export function shownFields(vm: Vm): Pick<VmBody, 'alias' | 'ram' | 'firewall_enabled'> {
+  return { alias: vm.alias, ram: vm.ram, firewall_enabled: vm.firewall_enabled };
 }
 
 /** Writes what is desired, if it is still as it was read. */

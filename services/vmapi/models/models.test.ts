@@ -204,6 +204,8 @@ describe('a node’s report', () => {
       state: 'stopping',
       zone_state: 'destroyed',
     });
+    const early = { ...gone, last_modified: at(400_000) };
+    expect(applyReport(placed({ state: 'stopping' }), early, now)).toMatchObject({ zone_state: 'destroyed' });
     const back = { state: 'running', zone_state: 'running', last_modified: at(600_000) };
     expect(applyReport(placed({ state: 'failed' }), back, now)).toMatchObject({
       state: 'failed',

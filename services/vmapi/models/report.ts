@@ -47,8 +47,9 @@ const longestOnTheWayMs = 300_000;
 export function applyReport(vm: Vm, report: Report, now: Date): Vm | undefined {
   if (vm.state === 'destroyed') return undefined;
   if (report.server_uuid !== undefined && report.server_uuid !== vm.server_uuid) return undefined;
-  if (isOvertaken(vm, report)) return undefined;
   const isGone = report.state === 'destroyed';
+  // Nothing comes after a VM's end, whatever the node's clock says of it.
+  if (!isGone && isOvertaken(vm, report)) return undefined;
   const keepsState = !nodeStates.has(report.state) || vm.state === 'failed' || vm.state === 'stopping';
   const next: Record<string, unknown> = {
     state: keepsState ? vm.state : report.state,

@@ -16,10 +16,15 @@ const syncBody = z.looseObject({ vms: z.record(z.string(), reportSchema) });
 export function reportRoutes({ context }: VmApi): void {
   const { app, kv } = context;
 
+  async function hasToStay(vmUuid: string): Promise<boolean> {
+    const desired = await readDesired(kv, vmUuid);
+    return desired !== undefined && desired.value.body.state !== 'destroyed';
+  }
+
   /** @throws CongerError ResourceNotFound */
   async function take(vmUuid: string, report: Report): Promise<Vm> {
     // A node that lost a VM which it is to have makes it again.
-    const isToStay = report.state === 'destroyed' && (await readDesired(kv, vmUuid)) !== undefined;
+    const isToStay = report.state === 'destroyed' && (await hasToStay(vmUuid));
     const vm = await updateObject<Vm>(kv, vmsBucket.name, vmUuid, (present) =>
       present === undefined || isToStay ? undefined : applyReport(present.value, report, new Date()),
     );

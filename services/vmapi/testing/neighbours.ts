@@ -158,14 +158,10 @@ export function startNodes(broadcast: Broadcast, vmapi: readonly string[]) {
       if (away || desired === null || desired.kind !== 'vm') return;
       const server = desired.span[0] ?? '';
       const before = change.previous as DesiredOf<'vm'> | null;
-      const same =
-        before !== null &&
-        change.value !== null &&
-        before.body.state === desired.body.state &&
-        before.body.reboots === desired.body.reboots;
-      if (same) return;
+      const state = change.value === null ? 'destroyed' : desired.body.state;
+      if (before?.body.state === state && before.body.reboots === desired.body.reboots) return;
       reboots.set(desired.body.uuid, desired.body.reboots);
-      report(desired.body.uuid, server, change.value === null ? 'destroyed' : desired.body.state);
+      report(desired.body.uuid, server, state);
     },
   });
   return {
