@@ -1,10 +1,4 @@
 import { runService } from '../common/service.ts';
-import { feedRoute } from './routes/feed.ts';
-import { overviewRoutes } from './routes/overview.ts';
-import { pageRoutes } from './routes/page.ts';
+import { setupAdminui } from './setup.ts';
 
-runService('adminui', async (context) => {
-  await pageRoutes(context);
-  overviewRoutes(context);
-  feedRoute(context);
-});
+runService('adminui', (context) => setupAdminui(context));

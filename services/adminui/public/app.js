@@ -1,153 +1,107 @@
 /**
- * The page: a table a list, each read again when the feed tells of a change that concerns it. Nothing is polled but
- * the instances' health, which no feed tells.
+ * The page: tables that are read again when the feed tells of a change that concerns them, and a table of the feed
+ * itself. Only the instances' health is asked for time and again, as no feed tells it, and only while somebody looks.
  */
+import { feedColumns, fill, note, rowOf, tables } from '/tables.js';
+
 const feedLength = 50;
-const healthMs = 5_000;
+/** Changes that come together cost one reading. */
+const gatherMs = 100;
+const healthMs = { up: 5_000, down: 1_000 };
 
-const tables = {
-  instances: {
-    columns: {
-      name: 'name',
-      service: 'service',
-      pid: 'pid',
-      address: 'url',
-      health: (row) => mark(row.healthy, row.detail),
-    },
-    buckets: [],
-  },
-  nodes: {
-    columns: {
-      hostname: 'hostname',
-      uuid: 'uuid',
-      kind: 'kind',
-      status: (row) => mark(row.status === 'running', row.status),
-    },
-    buckets: ['cnapi_servers', 'cnapi_status'],
-  },
-  vms: {
-    columns: {
-      alias: 'alias',
-      uuid: 'uuid',
-      state: 'state',
-      address: (row) => (row.nics ?? []).map((nic) => nic.ip).join(', '),
-      firewall: (row) => (row.firewall_enabled ? 'on' : 'off'),
-      tags: (row) =>
-        Object.entries(row.tags ?? {})
-          .map((tag) => tag.join('='))
-          .join(', '),
-    },
-    buckets: ['vmapi_vms'],
-  },
-  networks: {
-    columns: { name: 'name', uuid: 'uuid', subnet: 'subnet', vlan: 'vlan_id', vnet: 'vnet_id' },
-    buckets: ['napi_networks'],
-  },
-  rules: {
-    columns: {
-      rule: 'rule',
-      enabled: (row) => (row.enabled ? 'yes' : 'no'),
-      owner: 'owner_uuid',
-      version: 'version',
-    },
-    buckets: ['fwapi_rules'],
-  },
-};
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-function mark(good, detail) {
-  const cell = document.createElement('span');
-  cell.className = good === null ? '' : good ? 'good' : 'bad';
-  cell.textContent = good === null ? '-' : good ? (detail ?? 'up') : (detail ?? 'down');
-  return cell;
-}
-
-function cellOf(row, column) {
-  const value = typeof column === 'function' ? column(row) : row[column];
-  const cell = document.createElement('td');
-  cell.append(value instanceof Node ? value : String(value ?? ''));
-  return cell;
-}
-
-function headerOf(columns) {
-  const head = document.createElement('tr');
-  for (const name of Object.keys(columns)) {
-    const cell = document.createElement('th');
-    cell.textContent = name;
-    head.append(cell);
+/** One table: at most one reading of it is under way, and one that was asked for meanwhile follows it. */
+class View {
+  constructor(name) {
+    this.name = name;
+    this.table = document.getElementById(name);
+    this.counter = document.getElementById(`${name}-count`);
+    this.shown = '';
+    this.rows = [];
+    this.busy = undefined;
+    this.again = false;
+    fill(this.table, tables[name].columns, [note('loading', tables[name].columns, 'quiet')]);
   }
-  return head;
-}
 
-function rowOf(row, columns) {
-  const line = document.createElement('tr');
-  line.append(...Object.values(columns).map((column) => cellOf(row, column)));
-  return line;
-}
+  refresh() {
+    this.again = true;
+    this.busy ??= this.read().finally(() => {
+      this.busy = undefined;
+    });
+    return this.busy;
+  }
 
-function note(text, className) {
-  const line = document.createElement('tr');
-  const cell = document.createElement('td');
-  cell.className = className;
-  cell.colSpan = 9;
-  cell.textContent = text;
-  line.append(cell);
-  return line;
-}
+  async read() {
+    while (this.again) {
+      await pause(gatherMs);
+      this.again = false;
+      try {
+        const answer = await fetch(`/api/${this.name}`);
+        const text = await answer.text();
+        if (!answer.ok) throw new Error(JSON.parse(text).message);
+        this.show(text);
+      } catch (error) {
+        this.fail(error.message);
+      }
+    }
+  }
 
-async function load(name) {
-  const { columns } = tables[name];
-  const table = document.getElementById(name);
-  try {
-    const answer = await fetch(`/api/${name}`);
-    const body = await answer.json();
-    if (!answer.ok) throw new Error(body.message);
-    const rows = body.length > 0 ? body.map((row) => rowOf(row, columns)) : [note('none yet', 'empty')];
-    table.replaceChildren(headerOf(columns), ...rows);
-  } catch (error) {
-    table.replaceChildren(headerOf(columns), note(error.message, 'bad'));
+  show(text) {
+    // Rows that stay as they are keep what is selected in them.
+    if (text === this.shown) return;
+    const { columns, count } = tables[this.name];
+    this.shown = text;
+    this.rows = JSON.parse(text);
+    const rows = this.rows.map((row) => rowOf(row, columns));
+    fill(this.table, columns, rows.length > 0 ? rows : [note('none yet', columns, 'quiet')]);
+    this.counter.textContent = count(this.rows);
+  }
+
+  fail(message) {
+    const { columns } = tables[this.name];
+    this.shown = '';
+    fill(this.table, columns, [note(message, columns, 'error')]);
+    this.counter.textContent = '';
   }
 }
 
-/** Reads a table again soon: changes that come together cost one reading. */
-const due = new Set();
-function refresh(name) {
-  if (due.has(name)) return;
-  due.add(name);
-  setTimeout(() => {
-    due.delete(name);
-    void load(name);
-  }, 100);
-}
+const views = Object.keys(tables).map((name) => new View(name));
+const instances = views.find((view) => view.name === 'instances');
 
-const feedColumns = {
-  time: (change) => new Date(change.time).toISOString().slice(11, 23),
-  operation: 'op',
-  bucket: 'bucket',
-  key: 'key',
-  request: 'requestId',
-  position: 'position',
-};
+function say(text, className) {
+  const live = document.getElementById('live');
+  live.textContent = text;
+  live.className = `mark ${className}`;
+}
 
 function follow() {
-  const live = document.getElementById('live');
   const table = document.getElementById('feed');
-  table.replaceChildren(headerOf(feedColumns));
+  fill(table, feedColumns, [note('none since this page was opened', feedColumns, 'quiet')]);
+  let changes = 0;
   const source = new EventSource('/api/feed');
   source.onopen = () => {
-    live.textContent = 'live';
-    for (const name of Object.keys(tables)) refresh(name);
+    say('live', 'good');
+    for (const view of views) view.refresh();
   };
-  source.onerror = () => {
-    live.textContent = 'connection lost, trying again';
-  };
+  source.onerror = () => say('connection lost, trying again', 'bad');
+  source.addEventListener('instances', () => instances.refresh());
   source.onmessage = (event) => {
     const change = JSON.parse(event.data);
-    table.rows[0].after(rowOf(change, feedColumns));
-    while (table.rows.length > feedLength + 1) table.deleteRow(-1);
-    for (const [name, { buckets }] of Object.entries(tables))
-      if (buckets.includes(change.bucket)) refresh(name);
+    const [body] = table.tBodies;
+    if (changes++ === 0) body.replaceChildren();
+    body.prepend(rowOf(change, feedColumns));
+    while (body.rows.length > feedLength) body.deleteRow(-1);
+    for (const view of views) if (tables[view.name].buckets.includes(change.bucket)) view.refresh();
   };
+}
+
+async function watchHealth() {
+  for (;;) {
+    await pause(instances.rows.every((row) => row.healthy) ? healthMs.up : healthMs.down);
+    if (!document.hidden) await instances.refresh();
+  }
 }
 
 follow();
-setInterval(() => refresh('instances'), healthMs);
+watchHealth();

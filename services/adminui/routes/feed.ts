@@ -1,30 +1,37 @@
 import type { Change } from '../../../changefeed/types.ts';
 import type { ServiceContext } from '../../common/service.ts';
+import type { FileWatch } from '../watch.ts';
 
 /** Bytes that may wait for a browser before it is cut off; it connects again by itself. */
 const maxWaiting = 1024 * 1024;
 
-/** GET /api/feed: every change as it happens, as server-sent events: what changed, not its content. */
-export function feedRoute({ app, broadcast, shutdown }: ServiceContext): void {
+/**
+ * GET /api/feed: server-sent events. A message is a change as it happens: what changed, not its content. The event
+ * `instances` says that a process began or ended.
+ */
+export function feedRoute({ app, broadcast, shutdown }: ServiceContext, instances: FileWatch): void {
   app.get('/api/feed', { schema: { hide: true } }, (request, reply) => {
     reply.hijack();
     const out = reply.raw;
+    const send = (event: string) => {
+      if (out.destroyed || out.writableEnded) return;
+      out.write(event);
+      if (out.writableLength > maxWaiting) out.destroy();
+    };
     out.writeHead(200, {
       'content-type': 'text/event-stream',
       'cache-control': 'no-cache',
       'x-request-id': request.id,
     });
-    out.write('retry: 500\n\n');
-    const unsubscribe = broadcast.subscribe({
-      onChange: (change) => {
-        out.write(`data: ${JSON.stringify(summary(change))}\n\n`);
-        if (out.writableLength > maxWaiting) out.destroy();
-      },
-    });
+    send('retry: 500\n\n');
+    const subscriptions = [
+      broadcast.subscribe({ onChange: (change) => send(`data: ${JSON.stringify(summary(change))}\n\n`) }),
+      instances.listen(() => send('event: instances\ndata:\n\n')),
+    ];
     const end = () => out.end();
     shutdown.signal.addEventListener('abort', end, { once: true });
     out.once('close', () => {
-      unsubscribe();
+      for (const unsubscribe of subscriptions) unsubscribe();
       shutdown.signal.removeEventListener('abort', end);
     });
   });
