@@ -1,4 +1,4 @@
-/** The changefeed's words (docs/02-changefeed.md). */
+/** The changefeed's words (docs/03-changefeed.md). */
 
 /**
  * The place of a change in the shard's commit order: `<epoch>-<commit LSN>-<index in the transaction>`, each in hex of

@@ -1,5 +1,5 @@
-import { once } from 'node:events';
-import { type AddressInfo, connect, type Socket } from 'node:net';
+import { once, once } from 'node:events';
+import { type AddressInfo, connect, connect, type Socket, type Socket } from 'node:net';
 import { afterEach, describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { CongerError } from '../../runtime/errors.ts';
@@ -193,4 +193,36 @@ test('the client goes to the instance that lives, and throws what the service an
   } finally {
     await client.close();
   }
+});
+
+describe('a connection that is no request', () => {
+  const late = Object.assign(new Error('late'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' });
+
+  /** What a client reads until its connection ends, after it has sent `text` and its time was over. */
+  async function readToEnd(text: string): Promise<string> {
+    const http = await service('vmapi');
+    await http.listen({ host: '127.0.0.1', port: 0 });
+    const accepted = once(http.server, 'connection') as Promise<[Socket]>;
+    const client = connect((http.server.address() as { port: number }).port, '127.0.0.1');
+    const chunks: Buffer[] = [];
+    client.on('data', (chunk: Buffer) => chunks.push(chunk));
+    const [socket] = await accepted;
+    if (text !== '') {
+      client.write(text);
+      while (socket.bytesRead === 0) await new Promise((resolve) => setImmediate(resolve));
+    }
+    http.server.emit('clientError', late, socket);
+    await once(client, 'close');
+    return Buffer.concat(chunks).toString();
+  }
+
+  test('is closed without a word where it never said anything: its client may be about to', async () => {
+    expect(await readToEnd('')).toBe('');
+  });
+
+  test('is told so where it began one', async () => {
+    const answer = await readToEnd('POST /things HTTP/1.1\r\n');
+    expect(answer).toMatch(/^HTTP\/1.1 408 /);
+    expect(answer).toContain('"code":"BadRequest"');
+  });
 });

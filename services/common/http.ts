@@ -1,8 +1,10 @@
 import { createHash } from 'node:crypto';
+import type { Socket } from 'node:net';
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import websocket from '@fastify/websocket';
 import {
+  type ConnectionError,
   type FastifyBaseLogger,
   type FastifyError,
   type FastifyInstance,
@@ -126,6 +128,7 @@ export async function createHttp({ name, instance, log }: HttpOptions): Promise<
     logController: new LogController({ disableRequestLogging: true }),
     forceCloseConnections: 'idle',
     return503OnClosing: true,
+    clientErrorHandler: (error, socket) => answerBadClient(error, socket),
     genReqId: (raw) => {
       const given = raw.headers['x-request-id'] ?? raw.headers['request-id'];
       return newTrace(
@@ -185,6 +188,26 @@ export async function createHttp({ name, instance, log }: HttpOptions): Promise<
     return metrics.metrics();
   });
   return app;
+}
+
+/**
+ * A connection that asked for nothing in time is closed without a word: clients keep spare ones, and would take an
+ * answer for that of the request that they send next.
+ */
+function answerBadClient(error: ConnectionError, socket: Socket): void {
+  if (socket.bytesRead === 0 || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const late = error.code === 'ERR_HTTP_REQUEST_TIMEOUT';
+  const status = late ? '408 Request Timeout' : '400 Bad Request';
+  const body = JSON.stringify({
+    code: 'BadRequest',
+    message: late ? 'the request did not come in time' : 'the request is not HTTP',
+  });
+  socket.end(
+    `HTTP/1.1 ${status}\r\nContent-Length: ${body.length}\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n${body}`,
+  );
 }
 
 /** Triton's clients send `content-type: application/json` with an empty body on actions: that is `{}`. */

@@ -36,7 +36,7 @@ export interface RestOptions {
 
 /**
  * A client of one service, over all its instances. cueball keeps the connections and leaves out the instances that
- * are down. A request that found no instance, lost its connection, or was answered 503 is sent again (with jitter,
+ * are down. A request that found no instance, lost its connection, or was answered 503 or 408 is sent again (with jitter,
  * within 20 s): all its tries have one `idempotency-key`, by which a service knows a repeat. `x-request-id` is that of
  * the request in force.
  * Any other error answer is thrown as the CongerError that it describes.
@@ -94,7 +94,7 @@ export class RestClient {
         // An earlier try whose answer was lost has deleted it.
         if (attempt > 0 && method === 'DELETE' && answer.status === 404) return answer;
         failure = errorOf(answer, `${this.name} ${method} ${path}`);
-        if (answer.status !== 503) throw failure;
+        if (answer.status !== 503 && answer.status !== 408) throw failure;
       } catch (error) {
         if (error === failure) throw error;
         failure = error;
