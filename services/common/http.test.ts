@@ -1,5 +1,5 @@
-import { once, once } from 'node:events';
-import { type AddressInfo, connect, connect, type Socket, type Socket } from 'node:net';
+import { once } from 'node:events';
+import { type AddressInfo, connect, type Socket } from 'node:net';
 import { afterEach, describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { CongerError } from '../../runtime/errors.ts';
