@@ -7,8 +7,8 @@ import type { ServiceContext } from '../common/service.ts';
 import { presentRule, type RuleRecord, rulesBucket } from './models/rule.ts';
 import { ruleItem } from './models/rule-item.ts';
 import { nudgesBucket, projectedBuckets, projectFirewall } from './projection/projection.ts';
-import { firewallRoutes } from './routes/firewalls.ts';
 import { pingRoute } from './routes/ping.ts';
+import { ruleVmRoutes } from './routes/rule-vms.ts';
 import { ruleRoutes } from './routes/rules.ts';
 
 /** FWAPI on a service's context: its buckets, its routes and feeds, and its share of the firewall. */
@@ -18,7 +18,7 @@ export async function setupFwapi(context: ServiceContext): Promise<void> {
     await kv.ensureBucket(bucket.name, bucket.config);
   await ensureCheckpointBucket(kv);
   ruleRoutes(context);
-  firewallRoutes(context);
+  ruleVmRoutes(context);
   pingRoute(context);
   const rule = {
     bucket: rulesBucket.name,

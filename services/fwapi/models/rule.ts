@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module';
-import { CongerError, type FieldError } from '../../../runtime/errors.ts';
+import type { FieldError } from '../../../runtime/errors.ts';
 import { validationError, validationStyles } from '../../common/http.ts';
 import type { BucketDefinition } from '../../common/records.ts';
 
@@ -14,6 +14,8 @@ export interface RuleSide {
   readonly vms: readonly string[];
 }
 
+type Port = number | 'all' | { readonly start: number; readonly end: number };
+
 export interface ParsedRule {
   readonly uuid: string;
   readonly version: string;
@@ -25,7 +27,7 @@ export interface ParsedRule {
   readonly priority: number;
   readonly protocol: 'tcp' | 'udp' | 'icmp' | 'icmp6' | 'ah' | 'esp';
   /** tcp, udp: numbers, ranges or `all`. */
-  readonly ports?: readonly (number | 'all' | { readonly start: number; readonly end: number })[];
+  readonly ports?: readonly Port[];
   /** icmp, icmp6: `type`, `type:code` or `all`. */
   readonly types?: readonly string[];
   readonly from: RuleSide;
@@ -112,22 +114,23 @@ export interface RuleRecord {
  */
 export function parseRule(data: Readonly<Record<string, unknown>>): ParsedRule {
   try {
-    return fwrule.create(data, { maxVersion: 4, enforceSubnetMask: true, enforceGlobal: true });
+    const rule = fwrule.create(data, { maxVersion: 4, enforceSubnetMask: true, enforceGlobal: true });
+    // A range of all ports is `all`, as in Triton.
+    if (rule.ports?.some(isEveryPort)) Object.assign(rule, { ports: ['all'], protoTargets: ['all'] });
+    return rule;
   } catch (thrown) {
     const error = thrown as FwruleError;
-    const each = error.ase_errors ?? [error];
-    if (each.every((e) => e.field === undefined)) {
-      throw new CongerError('InvalidParameters', error.message, {
-        errors: [{ field: 'rule', code: 'InvalidParameter', message: error.message }],
-      });
-    }
-    const errors: FieldError[] = each.map((e) => ({
-      field: e.field ?? 'rule',
+    const errors: FieldError[] = (error.ase_errors ?? [error]).map(({ field = 'rule', message }) => ({
+      field,
       code: 'InvalidParameter',
-      message: e.message,
+      message,
     }));
     throw validationError(validationStyles.fwapi, errors);
   }
+}
+
+function isEveryPort(port: Port): boolean {
+  return port === 'all' || (typeof port === 'object' && port.start === 1 && port.end === 65535);
 }
 
 /** A new version of a rule, in Triton's form `<ms>.<six digits>`. */
@@ -196,25 +199,46 @@ export function storedTag(key: string, value: string): string {
   return `${key}=${value}=${key.length}`;
 }
 
-function storedPort(port: number | 'all' | { start: number; end: number }): string {
+function storedPort(port: Port): string {
   if (port === 'all') return '[1,65535]';
   return typeof port === 'number' ? `[${port},${port}]` : `[${port.start},${port.end}]`;
 }
 
-/** A rule as clients see it, with the parsed fields that they ask for by `fields=parsed.action,...`. */
+export const parsedFields = ['parsed.action', 'parsed.ports', 'parsed.protocol', 'parsed.tags'] as const;
+type ParsedField = (typeof parsedFields)[number];
+
+/** A rule as clients see it, with the parsed fields that they ask for. */
 export function presentRule(
   record: RuleRecord,
-  fields: readonly string[] = [],
+  fields: readonly ParsedField[] = [],
 ): RuleObject & { parsed?: Record<string, unknown> } {
   const rule = ruleOfRecord(record);
-  const parsed: Record<string, unknown> = {};
-  if (fields.includes('parsed.action')) parsed.action = rule.action;
-  if (fields.includes('parsed.ports')) parsed.ports = rule.ports ?? rule.types;
-  if (fields.includes('parsed.protocol')) parsed.protocol = rule.protocol;
-  if (fields.includes('parsed.tags')) parsed.tags = rule.tags;
+  const parts: Record<ParsedField, Record<string, unknown>> = {
+    'parsed.action': { action: rule.action },
+    'parsed.ports': rule.ports === undefined ? {} : { ports: rule.ports.map(presentPort) },
+    'parsed.protocol': { protocol: rule.protocol },
+    'parsed.tags': { fromtags: presentTags(rule.from.tags), totags: presentTags(rule.to.tags) },
+  };
+  const parsed = Object.assign({}, ...fields.map((field) => parts[field]));
   return {
     ...rule.serialize(),
     ...(record.created_by === undefined ? {} : { created_by: record.created_by }),
-    ...(fields.length > 0 ? { parsed } : {}),
+    ...(Object.keys(parsed).length > 0 ? { parsed } : {}),
   };
+}
+
+function presentPort(port: Port): Port {
+  return port === 'all' || typeof port === 'object' ? port : Number(port);
+}
+
+/** By name: whether any value will do (`all`), and the values that will. */
+function presentTags(tags: RuleSide['tags']): Record<string, { all: boolean; values: string[] }> {
+  const byName: Record<string, { all: boolean; values: string[] }> = {};
+  for (const tag of tags) {
+    const [name, value] = typeof tag === 'string' ? [tag] : tag;
+    byName[name] ??= { all: false, values: [] };
+    if (value === undefined) byName[name].all = true;
+    else byName[name].values.push(value);
+  }
+  return byName;
 }

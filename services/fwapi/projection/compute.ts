@@ -37,10 +37,16 @@ function desiredVm(owner: string, vm: VmRecord): Desired {
       nics: vm.nics.map((nic) => ({
         mac: nic.mac,
         ips: addressesOf({ ...vm, nics: [nic] }),
-        ...(typeof nic.vnet_id === 'number' ? { vnet_id: nic.vnet_id } : {}),
+        ...vnetOf(nic),
       })),
     },
   };
+}
+
+/** On a fabric, a NIC's tag names its vnet: `sdc_overlay/<vnet id>`. */
+function vnetOf(nic: VmRecord['nics'][number]): { vnet_id?: number } {
+  const vnet = typeof nic.nic_tag === 'string' ? /\/(\d+)$/.exec(nic.nic_tag)?.[1] : undefined;
+  return vnet === undefined ? {} : { vnet_id: Number(vnet) };
 }
 
 function desiredRule(

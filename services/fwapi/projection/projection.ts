@@ -3,18 +3,13 @@ import { type Desired, desiredBucket } from '../../../agents/contract/desired.ts
 import type { Change } from '../../../changefeed/types.ts';
 import type { BatchOp, Kv } from '../../../kvstore/types.ts';
 import { desiredWrites } from '../../common/desired.ts';
-import { type BucketDefinition, type VmRecord, vmsBucket } from '../../common/records.ts';
+import { nudge, nudgesBucketOf } from '../../common/nudges.ts';
+import { type VmRecord, vmsBucket } from '../../common/records.ts';
 import { type RuleRecord, ruleOfRecord, rulesBucket } from '../models/rule.ts';
 import { computeFirewall } from './compute.ts';
 
-/**
- * A nudge to look at an owner again. A global rule concerns every owner, and owners live on other partitions than the
- * rule: its change is answered with one nudge an owner, which lands on the owner's partition. Key = owner.
- */
-export const nudgesBucket: BucketDefinition = {
-  name: 'fwapi_nudges',
-  config: { index: { owner_uuid: { type: 'string' } }, options: { version: 1, partition: 'owner_uuid' } },
-};
+/** A global rule concerns every owner, and owners live on other partitions than the rule. */
+export const nudgesBucket = nudgesBucketOf('fwapi');
 
 export const projectedBuckets = [vmsBucket.name, rulesBucket.name, nudgesBucket.name];
 
@@ -26,17 +21,17 @@ const relevant = ['owner_uuid', 'server_uuid', 'state', 'firewall_enabled', 'tag
  * comes from the store, which shows at least these changes.
  */
 export async function projectFirewall(kv: Kv, changes: readonly Change[]): Promise<BatchOp[]> {
-  const owners = new Set<string>();
-  let global: Change | undefined;
+  const here = new Set<string>();
+  const elsewhere = new Map<string, Change>();
   for (const change of changes) {
     for (const owner of ownersOf(change)) {
-      if (owner === undefined) global = change;
-      else owners.add(owner);
+      if (owner === undefined) for (const every of await ownersOfVms(kv)) elsewhere.set(every, change);
+      else if (owner === change.partitionKey) here.add(owner);
+      else elsewhere.set(owner, change);
     }
   }
-  const ops: BatchOp[] = [];
-  if (global !== undefined) ops.push(...(await nudgeEveryOwner(kv, global)));
-  for (const owner of owners) ops.push(...(await projectOwner(kv, owner)));
+  const ops = [...elsewhere].map(([owner, change]) => nudge(nudgesBucket, owner, change));
+  for (const owner of here) ops.push(...(await projectOwner(kv, owner)));
   return ops;
 }
 
@@ -54,17 +49,11 @@ function ownersOf(change: Change): (string | undefined)[] {
   return versions.map((value) => value.owner_uuid as string);
 }
 
-async function nudgeEveryOwner(kv: Kv, change: Change): Promise<BatchOp[]> {
+async function ownersOfVms(kv: Kv): Promise<Set<string>> {
   const found = await kv.find<VmRecord>(vmsBucket.name, '(&(owner_uuid=*)(!(state=destroyed)))', {
     noLimit: true,
   });
-  const owners = new Set(found.objects.map((object) => object.value.owner_uuid));
-  return [...owners].map((owner) => ({
-    operation: 'put',
-    bucket: nudgesBucket.name,
-    key: owner,
-    value: { owner_uuid: owner, cause: change.position },
-  }));
+  return new Set(found.objects.map((object) => object.value.owner_uuid));
 }
 
 /** The writes that make one owner's desired objects right; none where they are. */

@@ -1,3 +1,4 @@
+import { nudgesBucketOf } from '../../common/nudges.ts';
 import type { BucketDefinition } from '../../common/records.ts';
 
 export { nicsBucket, underlayBucket } from '../../common/records.ts';
@@ -100,8 +101,5 @@ export const turnsBucket: BucketDefinition = {
   config: { index: {}, options: { version: 1, feed: false } },
 };
 
-/** A nudge to look at an owner's overlays again (see projection.ts); key = owner. */
-export const nudgesBucket: BucketDefinition = {
-  name: 'napi_nudges',
-  config: { index: { owner_uuid: { type: 'string' } }, options: { version: 1, partition: 'owner_uuid' } },
-};
+/** Nudges to look at an owner's overlays again. */
+export const nudgesBucket = nudgesBucketOf('napi');

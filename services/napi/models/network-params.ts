@@ -1,6 +1,7 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
 import type { FieldError } from '../../../runtime/errors.ts';
+import { choice, fieldList, flag, text, uuid, uuidList } from '../../common/fields.ts';
 import {
   addressToNumber,
   broadcastOf,
@@ -13,19 +14,7 @@ import {
   type Subnet,
 } from './address.ts';
 import { invalidField, missingField, refused } from './errors.ts';
-import {
-  address,
-  addressList,
-  choice,
-  fieldList,
-  flag,
-  mtuFrom,
-  subnet,
-  text,
-  uuid,
-  uuidList,
-  vlanId,
-} from './fields.ts';
+import { address, addressList, mtuFrom, subnet, vlanId } from './fields.ts';
 import { networkFields } from './network.ts';
 
 /** What clients say of a network, and the checks of it. */

@@ -1,10 +1,10 @@
 import type { BatchOp, Kv, KvObject } from '../../../kvstore/types.ts';
 import { isCongerError } from '../../../runtime/errors.ts';
+import { uuid } from '../../common/fields.ts';
 import { retryOnConflict, staleIfGone } from '../../common/retry.ts';
 import { broadcastOf, contains, isPrivate, overlaps, parseSubnet } from './address.ts';
 import { ipsBucket, networksBucket, nicsBucket } from './buckets.ts';
 import { duplicateField, inUse, notFound, refused, refusedAs, usedField } from './errors.ts';
-import { uuid } from './fields.ts';
 import type { IpRecord } from './ip.ts';
 import { formatMac } from './mac.ts';
 import { adminOwner, isOwner, type NetworkRecord, uniqueName } from './network.ts';

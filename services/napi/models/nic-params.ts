@@ -1,9 +1,10 @@
 import { z } from 'zod';
 import type { Kv } from '../../../kvstore/types.ts';
+import { choice, flag, text, uuid } from '../../common/fields.ts';
 import { contains, parseSubnet } from './address.ts';
 import { networksBucket } from './buckets.ts';
 import { invalidField, missingField, refused } from './errors.ts';
-import { choice, flag, ipv4, mac, text, uuid, vlanId } from './fields.ts';
+import { ipv4, mac, vlanId } from './fields.ts';
 import { checkOwner, type NetworkRecord } from './network.ts';
 import { tryNetwork } from './network-store.ts';
 import { allowances, belongsToTypes, type NicRecord, nicStates } from './nic.ts';

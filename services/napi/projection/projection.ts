@@ -2,6 +2,7 @@ import { type Desired, desiredBucket } from '../../../agents/contract/desired.ts
 import type { Change } from '../../../changefeed/types.ts';
 import type { BatchOp, Kv } from '../../../kvstore/types.ts';
 import { desiredWrites } from '../../common/desired.ts';
+import { nudge } from '../../common/nudges.ts';
 import type { UnderlayRecord } from '../../common/records.ts';
 import { networksBucket, nicsBucket, nudgesBucket, underlayBucket } from '../models/buckets.ts';
 import type { NetworkRecord } from '../models/network.ts';
@@ -24,15 +25,17 @@ const everything = { noLimit: true } as const;
  * every owner with a NIC on it; owners live on other partitions, so each is nudged.
  */
 export async function projectOverlays(kv: Kv, changes: readonly Change[]): Promise<BatchOp[]> {
-  const owners = new Set<string>();
-  const nodes = new Map<string, Change>();
+  const here = new Set<string>();
+  const elsewhere = new Map<string, Change>();
   for (const change of changes) {
-    if (change.bucket === underlayBucket.name) nodes.set(change.key, change);
-    else for (const owner of ownersOf(change)) owners.add(owner);
+    const owners = change.bucket === underlayBucket.name ? await ownersOn(kv, change.key) : ownersOf(change);
+    for (const owner of owners) {
+      if (owner === change.partitionKey) here.add(owner);
+      else elsewhere.set(owner, change);
+    }
   }
-  const ops: BatchOp[] = [];
-  for (const [node, change] of nodes) ops.push(...(await nudgeOwnersOn(kv, node, change)));
-  for (const owner of owners) ops.push(...(await projectOwner(kv, owner)));
+  const ops = [...elsewhere].map(([owner, change]) => nudge(nudgesBucket, owner, change));
+  for (const owner of here) ops.push(...(await projectOwner(kv, owner)));
   return ops;
 }
 
@@ -44,17 +47,12 @@ function ownersOf({ bucket, value, previous }: Change): string[] {
   return concerned.map((version) => version.owner_uuid as string);
 }
 
-async function nudgeOwnersOn(kv: Kv, node: string, change: Change): Promise<BatchOp[]> {
+/** The owners of the fabric NICs on a node. */
+async function ownersOn(kv: Kv, node: string): Promise<Set<string>> {
   const nics = await kv.find<NicRecord>(nicsBucket.name, `(cn_uuid=${node})`, everything);
-  const owners = new Set(
+  return new Set(
     nics.objects.filter((nic) => nic.value.vnet_id !== undefined).map((nic) => nic.value.owner_uuid),
   );
-  return [...owners].map((owner) => ({
-    operation: 'put',
-    bucket: nudgesBucket.name,
-    key: owner,
-    value: { owner_uuid: owner, cause: change.position },
-  }));
 }
 
 async function projectOwner(kv: Kv, owner: string): Promise<BatchOp[]> {

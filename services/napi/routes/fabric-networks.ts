@@ -1,12 +1,12 @@
 import { z } from 'zod';
 import type { Kv, KvObject } from '../../../kvstore/types.ts';
+import { fieldList, paging, pickFields } from '../../common/fields.ts';
 import { requestKey } from '../../common/http.ts';
 import { derivedUuid } from '../../common/ids.ts';
 import { retryOnConflict } from '../../common/retry.ts';
 import type { ServiceContext } from '../../common/service.ts';
 import { networksBucket } from '../models/buckets.ts';
 import { notFound } from '../models/errors.ts';
-import { fieldList, paging, pickFields } from '../models/fields.ts';
 import { type NetworkRecord, networkFields, presentNetwork, uniqueName } from '../models/network.ts';
 import {
   checkFabricSubnet,

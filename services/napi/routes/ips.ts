@@ -1,12 +1,13 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { flag, paging, text, uuid } from '../../common/fields.ts';
 import { oneOf } from '../../common/filter.ts';
 import { retryOnConflict } from '../../common/retry.ts';
 import type { ServiceContext } from '../../common/service.ts';
 import { canonicalAddress, contains, familyOf, parseSubnet } from '../models/address.ts';
 import { ipsBucket, networksBucket } from '../models/buckets.ts';
 import { invalidField, missingField, notFound, refused } from '../models/errors.ts';
-import { address, flag, paging, text, uuid } from '../models/fields.ts';
+import { address } from '../models/fields.ts';
 import { type IpRecord, presentIp, unassigned } from '../models/ip.ts';
 import { checkOwner, type NetworkRecord } from '../models/network.ts';
 import { readNetwork } from '../models/network-store.ts';

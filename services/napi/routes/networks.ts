@@ -1,10 +1,4 @@
 import { z } from 'zod';
-import { escapeValue, oneOf } from '../../common/filter.ts';
-import { requestKey } from '../../common/http.ts';
-import { derivedUuid } from '../../common/ids.ts';
-import { retryOnConflict } from '../../common/retry.ts';
-import type { ServiceContext } from '../../common/service.ts';
-import { networksBucket } from '../models/buckets.ts';
 import {
   choice,
   fieldList,
@@ -14,8 +8,14 @@ import {
   textList,
   uuid,
   uuidOrPrefix,
-  vlanId,
-} from '../models/fields.ts';
+} from '../../common/fields.ts';
+import { either, escapeValue, oneOf } from '../../common/filter.ts';
+import { requestKey } from '../../common/http.ts';
+import { derivedUuid } from '../../common/ids.ts';
+import { retryOnConflict } from '../../common/retry.ts';
+import type { ServiceContext } from '../../common/service.ts';
+import { networksBucket } from '../models/buckets.ts';
+import { vlanId } from '../models/fields.ts';
 import { isOwner, type NetworkRecord, networkFields, presentNetwork, uniqueName } from '../models/network.ts';
 import { checkNewNetwork, createNetworkSchema, updateNetworkSchema } from '../models/network-params.ts';
 import { createNetwork, deleteNetwork, readNetwork, readNetworkOf } from '../models/network-store.ts';
@@ -139,5 +139,5 @@ function namedFilter(names: readonly string[], { fabric, provisionable_by: user 
     if (fabric === true) return [own];
     return user === undefined ? [everyone] : [everyone, own];
   });
-  return `(|${terms.join('')})`;
+  return either(terms);
 }

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { BatchOp, Kv, KvObject } from '../../../kvstore/types.ts';
 import { isCongerError } from '../../../runtime/errors.ts';
+import { paging, text, uuid } from '../../common/fields.ts';
 import { requestKey } from '../../common/http.ts';
 import { derivedUuid } from '../../common/ids.ts';
 import { retryOnConflict, staleIfGone } from '../../common/retry.ts';
@@ -14,7 +15,7 @@ import {
   refused,
   usedField,
 } from '../models/errors.ts';
-import { mtuFrom, paging, text, uuid } from '../models/fields.ts';
+import { mtuFrom } from '../models/fields.ts';
 import type { NetworkRecord } from '../models/network.ts';
 import { defaultMtu, type NicTagRecord, tryNicTag } from '../models/nic-tags.ts';
 import { networksTurn, readTurn } from '../models/turns.ts';

@@ -1,11 +1,12 @@
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
+import { flag, paging, text, textList, uuidList } from '../../common/fields.ts';
 import { oneOf } from '../../common/filter.ts';
 import { requestKey } from '../../common/http.ts';
 import type { ServiceContext } from '../../common/service.ts';
 import { type Made, type NicChange, type Nics, networksOf } from '../allocation/nics.ts';
 import { nicsBucket } from '../models/buckets.ts';
-import { flag, mac, paging, text, textList, uuidList } from '../models/fields.ts';
+import { mac } from '../models/fields.ts';
 import type { NetworkRecord } from '../models/network.ts';
 import { allowances, type NicRecord, presentNic } from '../models/nic.ts';
 import {
