@@ -150,7 +150,7 @@ export class Agent {
     this.#abort.abort();
     await this.#connection.closed();
     await this.#reconciler.close();
-    await Promise.all([this.#reporter.idle(), this.#tasks.idle()]);
+    await Promise.all([this.#reporter.idle(), this.#tasks.idle(), this.#options.driver.close()]);
     const server = this.#status?.server;
     server?.closeAllConnections();
     await new Promise<void>((resolve) => (server === undefined ? resolve() : server.close(() => resolve())));

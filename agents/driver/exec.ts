@@ -12,7 +12,7 @@ export class CommandError extends Error {
 }
 
 /** Milliseconds after which a command that hangs is killed. */
-const patience = 30_000;
+export const patience = 30_000;
 
 /**
  * Runs a command to its end, with `input` on its standard input.

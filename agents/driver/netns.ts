@@ -1,12 +1,14 @@
 import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { type Ruleset, renderDelta, renderWhole } from '../firewall/ruleset.ts';
 import { run } from './exec.ts';
 import { machineNamespace, type NodeNames, nodeNames } from './names.ts';
 import { Claims } from './netns-claims.ts';
 import { toBatches } from './netns-commands.ts';
 import { readKernel } from './netns-read.ts';
-import { ensureNamespaces, setupNode } from './netns-setup.ts';
+import { ensureNamespaces, runFolder, setupNode } from './netns-setup.ts';
 import * as nft from './nft.ts';
+import { NftSession } from './nft-session.ts';
 import type { Change, Driver, Kernel } from './types.ts';
 
 export interface NetnsOptions {
@@ -37,11 +39,14 @@ export class NetnsDriver implements Driver {
   readonly #options: NetnsOptions;
   readonly #names: NodeNames;
   readonly #claims: Claims;
+  readonly #nft: NftSession;
 
   constructor(options: NetnsOptions) {
     this.#options = options;
     this.#names = nodeNames(options.prefix, options.nodeUuid);
     this.#claims = new Claims(options.prefix);
+    const { prefix, node } = this.#names;
+    this.#nft = new NftSession(node, join(runFolder, prefix, `${node}.nft`));
   }
 
   setup(): Promise<void> {
@@ -78,7 +83,11 @@ export class NetnsDriver implements Driver {
 
   async loadFirewall(next: Ruleset, inForce: Ruleset | null): Promise<void> {
     const text = inForce === null ? renderWhole(next) : renderDelta(inForce, next);
-    if (text !== '') await nft.load(this.#names.node, text);
+    if (text !== '') await this.#nft.load(text);
+  }
+
+  close(): Promise<void> {
+    return this.#nft.close();
   }
 
   checkFirewall(ruleset: Ruleset): Promise<string | null> {

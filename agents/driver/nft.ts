@@ -49,11 +49,6 @@ const inNamespace = (namespace: string, ...command: string[]) => [
   ...command,
 ];
 
-/** Runs one transaction in a namespace. */
-export async function load(namespace: string, text: string): Promise<void> {
-  await run('nsenter', inNamespace(namespace, 'nft', '-f', '-'), text);
-}
-
 /** Why a kernel would refuse the ruleset, or null: tried in a namespace that is gone at once. */
 export async function check(ruleset: Ruleset): Promise<string | null> {
   try {

@@ -50,6 +50,8 @@ export class SimulatedDriver implements Driver {
     return renderWhole(expected) === renderWhole(this.firewall) ? [] : ['firewall: differs'];
   }
 
+  async close(): Promise<void> {}
+
   #apply(change: Change): void {
     const { table, op, key, row } = change;
     const rows = this.kernel[table] as Map<string, typeof row>;

@@ -111,4 +111,6 @@ export interface Driver {
   checkFirewall(ruleset: Ruleset): Promise<string | null>;
   /** What distinguishes the firewall in force from `expected`, one line each. */
   firewallDifferences(expected: Ruleset): Promise<string[]>;
+  /** Ends what the driver itself keeps running. The kernel stays as it is. */
+  close(): Promise<void>;
 }

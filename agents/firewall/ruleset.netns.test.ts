@@ -1,8 +1,12 @@
 import { randomBytes } from 'node:crypto';
+import { rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { FirewallRuleBody } from '../contract/desired.ts';
 import { run } from '../driver/exec.ts';
 import * as nft from '../driver/nft.ts';
+import { NftSession } from '../driver/nft-session.ts';
 import { whyNoKernel } from '../testing/nodes.ts';
 import { rule } from '../testing/objects.ts';
 import { compile, type FirewallInput } from './compile.ts';
@@ -81,17 +85,23 @@ function randomFirewall(below: (n: number) => number): Ruleset {
 
 describe.skipIf(why !== null)(`rulesets in a kernel${why === null ? '' : ` (skipped: ${why})`}`, () => {
   const namespace = `t${randomBytes(3).toString('hex')}`;
+  const file = join(tmpdir(), `${namespace}.nft`);
+  const session = new NftSession(namespace, file);
   beforeAll(() => run('ip', ['netns', 'add', namespace]));
-  afterAll(() => run('ip', ['netns', 'del', namespace]));
+  afterAll(async () => {
+    await session.close();
+    await rm(file, { force: true });
+    await run('ip', ['netns', 'del', namespace]);
+  });
 
   it.each([1, 2, 3])('step by step come to the same as put in force whole (seed %i)', async (seed) => {
     const below = random(seed);
     let inForce = randomFirewall(below);
-    await nft.load(namespace, renderWhole(inForce));
+    await session.load(renderWhole(inForce));
     for (let step = 0; step < 15; step++) {
       const next = randomFirewall(below);
       const text = renderDelta(inForce, next);
-      if (text !== '') await nft.load(namespace, text);
+      if (text !== '') await session.load(text);
       expect(await nft.differences(namespace, next)).toEqual([]);
       inForce = next;
     }
@@ -100,9 +110,9 @@ describe.skipIf(why !== null)(`rulesets in a kernel${why === null ? '' : ` (skip
 
   it('leave nothing half applied when a line is refused', async () => {
     const before = randomFirewall(random(7));
-    await nft.load(namespace, renderWhole(before));
+    await session.load(renderWhole(before));
     const text = `${renderWhole(randomFirewall(random(8)))}add rule inet conger forward nonsense\n`;
-    await expect(nft.load(namespace, text)).rejects.toThrow();
+    await expect(session.load(text)).rejects.toThrow();
     expect(await nft.differences(namespace, before)).toEqual([]);
   });
 
@@ -116,15 +126,15 @@ describe.skipIf(why !== null)(`rulesets in a kernel${why === null ? '' : ` (skip
       },
       numbers,
     );
-    await nft.load(namespace, renderWhole(ruleset));
+    await session.load(renderWhole(ruleset));
     expect(await nft.differences(namespace, ruleset)).toEqual([]);
     const inet = ruleset.tables[1];
     const hosts = [...(inet?.sets.keys() ?? [])].find((name) => name.startsWith('h'));
-    await nft.load(namespace, `add element inet conger ${hosts} { 10.0.0.9 }`);
-    await nft.load(namespace, 'flush chain inet conger forward');
-    await nft.load(namespace, 'add chain inet conger stray');
+    await session.load(`add element inet conger ${hosts} { 10.0.0.9 }`);
+    await session.load('flush chain inet conger forward');
+    await session.load('add chain inet conger stray');
     // Tables of others are none of our business.
-    await nft.load(namespace, 'add table inet others');
+    await session.load('add table inet others');
     const found = (await nft.differences(namespace, ruleset)).map((line) => line.split(':')[0]);
     expect(found.sort()).toEqual([
       'firewall chain inet forward rules',

@@ -1,13 +1,16 @@
 import { spawn } from 'node:child_process';
-import { stat } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { run } from '../driver/exec.ts';
 
 /** What tests do and look at inside namespaces. */
 
-/** Which namespace a name stands for: another number after it was made anew. */
-export async function inode(namespace: string): Promise<number> {
-  return (await stat(`/run/netns/${namespace}`)).ino;
+/** Leaves something in a namespace by which it is known again; one that is made anew in its place does not have it. */
+export async function mark(namespace: string): Promise<void> {
+  await run('ip', ['-n', namespace, 'link', 'add', 'mark', 'type', 'bridge']);
+}
+
+export async function isMarked(namespace: string): Promise<boolean> {
+  return (await run('ip', ['-n', namespace, '-o', 'link'])).includes(' mark: ');
 }
 
 /** A device's index: another number after it was made anew. */
