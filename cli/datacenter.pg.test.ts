@@ -1,4 +1,5 @@
 import { fork } from 'node:child_process';
+import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -206,16 +207,20 @@ describe('a datacenter', () => {
 
   it('waits for the processes of a killed predecessor, and kills those that stay', async () => {
     const home = join(directory, 'home');
-    const script = join(directory, 'left.mjs');
+    const script = join(directory, 'main.js');
     await writeFile(
       script,
       "process.send('here'); process.on('SIGTERM', () => {}); setInterval(() => {}, 1000);",
     );
     const left = fork(script, ['vmapi0', home]);
-    await new Promise((resolve) => left.once('message', resolve));
+    const other = fork(script, ['--home', home]);
+    await Promise.all([once(left, 'message'), once(other, 'message')]);
     const ended = new Promise((resolve) => left.once('exit', (_code, signal) => resolve(signal)));
     await start();
     expect(await ended).toBe('SIGKILL');
+    // Whoever merely names the home is nothing that is left.
+    expect(other.exitCode ?? other.signalCode).toBeNull();
+    other.kill('SIGKILL');
   });
 
   it('uses a PostgreSQL that is given, and no compute nodes where none are asked for', async () => {

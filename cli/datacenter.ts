@@ -13,7 +13,7 @@ import { freeRange } from './parts/ports.ts';
 import { stopLeftover } from './parts/postgres.ts';
 import { removeData } from './parts/postgres-data.ts';
 import { checkPostgres } from './parts/postgres-part.ts';
-import { findByLastArgument } from './parts/processes.ts';
+import { findByLastArguments } from './parts/processes.ts';
 import { checkPorts, defaultPortBase, planPorts, portCount } from './plan.ts';
 import { agentStage, checkBuilt, dist, locate, startAll } from './start.ts';
 import { type ProcessEntry, Supervisor } from './supervisor.ts';
@@ -38,15 +38,19 @@ const orphanMs = 3_000;
 const kafkaOrphanMs = 8_000;
 
 async function endOrphans(home: Home, say: (line: string) => void): Promise<void> {
-  await endMarked(home.path, orphanMs, say);
-  // The last argument of a broker is its configuration.
-  await endMarked(join(home.kafka, 'server.properties'), kafkaOrphanMs, say);
+  // Whoever else has the home as its last argument (npm, a shell's script, an editor) is no process of ours.
+  await endMarked([/.*main\.js/, /[a-z]+\d+/, home.path], orphanMs, say);
+  await endMarked(['kafka.Kafka', join(home.kafka, 'server.properties')], kafkaOrphanMs, say);
   if (existsSync(home.postgres)) await stopLeftover(home.postgres, say);
 }
 
-async function endMarked(mark: string, patienceMs: number, say: (line: string) => void): Promise<void> {
+async function endMarked(
+  last: readonly (string | RegExp)[],
+  patienceMs: number,
+  say: (line: string) => void,
+): Promise<void> {
   for (let waited = 0; ; waited += 100) {
-    const pids = (await findByLastArgument(mark)).filter((pid) => pid !== process.pid);
+    const pids = await findByLastArguments(...last);
     if (pids.length === 0) return;
     if (waited === 0) say(`waiting for what is left of the last run to end (${pids.length})`);
     if (waited >= patienceMs) for (const pid of pids) tryKill(pid);

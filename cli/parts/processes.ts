@@ -28,19 +28,31 @@ export async function startOf(pid: number): Promise<string | undefined> {
   return stdout.trim() === '' ? undefined : stdout.trim();
 }
 
-/** The processes whose command line has `argument` as its last argument. */
-export async function findByLastArgument(argument: string): Promise<number[]> {
+/**
+ * The processes whose command line ends with these arguments: a text stands for itself, an expression for all of an
+ * argument that it matches.
+ */
+export async function findByLastArguments(...last: readonly (string | RegExp)[]): Promise<number[]> {
   if (process.platform === 'linux') {
+    const ends = endsWith(last, '\0');
     const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
     const found = await Promise.all(
       pids.map(async (pid) => {
         const raw = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-        return raw.split('\0').at(-2) === argument ? [Number(pid)] : [];
+        return ends.test(raw.replace(/\0$/, '')) ? [Number(pid)] : [];
       }),
     );
     return found.flat();
   }
+  const ends = endsWith(last, ' ');
   const { stdout } = await run('ps', ['-axww', '-o', 'pid=,command=']).catch(() => ({ stdout: '' }));
-  const lines = stdout.split('\n').filter((line) => line.endsWith(` ${argument}`));
+  const lines = stdout.split('\n').filter((line) => ends.test(line));
   return lines.map((line) => Number.parseInt(line, 10));
+}
+
+function endsWith(last: readonly (string | RegExp)[], separator: string): RegExp {
+  const parts = last.map((part) =>
+    typeof part === 'string' ? part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&') : part.source,
+  );
+  return new RegExp(`${separator}${parts.join(separator)}$`);
 }
