@@ -36,6 +36,7 @@ describe.skipIf(why !== null)(
       const started = await Promise.all([nodes.start(left), nodes.start(right)]);
       agents.set(left.uuid, started[0]);
       agents.set(right.uuid, started[1]);
+      await datacenter.until(() => datacenter.applied.size === 2);
     });
     afterAll(async () => {
       await nodes?.end();
