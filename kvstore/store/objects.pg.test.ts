@@ -224,6 +224,57 @@ test('updateObjects refuses what it cannot index', async () => {
   );
 });
 
+describe('a value that the log of changes could not carry', () => {
+  const limit = 3 * 1024 * 1024;
+  /** A value that takes this many bytes as JSON, in characters of two bytes. */
+  const sized = (bytes: number) => {
+    const frame = JSON.stringify({ num: 7777, pad: '' }).length;
+    return { num: 7777, pad: 'é'.repeat((bytes - frame) >> 1) + 'x'.repeat((bytes - frame) & 1) };
+  };
+  const tooLarge = expect.objectContaining({
+    name: 'InvocationError',
+    message: expect.stringContaining(`the limit is ${limit}`),
+  });
+
+  test('is refused by putObject; one of just the limit is taken', async () => {
+    const { etag } = await put('large', sized(limit));
+    expect(Buffer.byteLength(JSON.stringify(sized(limit)))).toBe(limit);
+    await messages.take();
+    await expect(put('large', sized(limit + 1))).rejects.toEqual(tooLarge);
+    await expect(put('larger', sized(limit + 1))).rejects.toEqual(tooLarge);
+    expect((await store.first('getObject', 'things', 'large', {}))._etag).toBe(etag);
+    await expect(store.call('getObject', 'things', 'larger', {})).rejects.toEqual(
+      failure('ObjectNotFoundError'),
+    );
+    expect(await messages.take()).toEqual([]);
+  });
+
+  test('is refused by batch, with all that is in it', async () => {
+    const requests = [
+      { bucket: 'things', key: 'with it', value: { num: 1 } },
+      { bucket: 'things', key: 'larger', value: sized(limit + 1) },
+    ];
+    await expect(store.call('batch', requests, {})).rejects.toEqual(tooLarge);
+    await expect(store.call('getObject', 'things', 'with it', {})).rejects.toEqual(
+      failure('ObjectNotFoundError'),
+    );
+  });
+
+  test('is refused by updateObjects, which then updates nothing', async () => {
+    await put('a small one', { num: 7777 });
+    await messages.take();
+    await expect(
+      store.call('updateObjects', 'things', { owner_uuid: 'grown' }, '(num=7777)', {}),
+    ).rejects.toEqual(tooLarge);
+    expect((await store.first('getObject', 'things', 'a small one', {})).value).toEqual({ num: 7777 });
+    expect(await messages.take()).toEqual([]);
+  });
+
+  test('nor may its partition key be what no record has room for', async () => {
+    await expect(put('p', { owner_uuid: 'o'.repeat(70_000) })).rejects.toThrow('a partition key may not be');
+  });
+});
+
 test('ping, version, getTokens and sql', async () => {
   await store.call('ping', { deep: true });
   expect(await store.first('version', {})).toEqual({ version: 2 });

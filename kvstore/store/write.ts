@@ -34,6 +34,13 @@ export interface Write {
 
 export const anyObject: Check = { kind: 'any' };
 
+/**
+ * The most that a value may take as JSON, in bytes of UTF-8. A change carries the value and the one before it, and the
+ * largest record of Kafka's topic is 8 MiB: what is refused here is never a change that stops the capture.
+ */
+export const maxValueBytes = 3 * 1024 * 1024;
+const maxPartitionKeyBytes = 64 * 1024;
+
 function head(
   bucket: Bucket,
   key: string,
@@ -56,6 +63,26 @@ function partitionOf(bucket: Bucket, key: string, value: Readonly<Record<string,
 
 function checkKey(key: string): void {
   if (key.includes('\0')) throw new CongerError('InvocationError', 'a key may not contain NUL');
+}
+
+function checkSize(bucket: Bucket, key: string, text: string): void {
+  // A character is one to three bytes for each of its UTF-16 units, so most lengths need no count.
+  if (text.length * 3 <= maxValueBytes) return;
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= maxValueBytes) return;
+  const context = { bucket: bucket.name, key, bytes, limit: maxValueBytes };
+  throw new CongerError(
+    'InvocationError',
+    `the value of ${bucket.name}::${key} is too large: ${bytes} bytes as JSON, and the limit is ${maxValueBytes} (3 MiB)`,
+    { context },
+  );
+}
+
+function checkPartitionKey(partition: string): void {
+  if (partition.includes('\0'))
+    throw new CongerError('InvocationError', 'a partition key may not contain NUL');
+  if (Buffer.byteLength(partition) > maxPartitionKeyBytes)
+    throw new CongerError('InvocationError', `a partition key may not be over ${maxPartitionKeyBytes} bytes`);
 }
 
 /** Encodes the columns of `value`, and the value as it is to be read: indexed fields in their canonical form. */
@@ -85,6 +112,7 @@ export function encodeColumns(
 /**
  * Encodes a put. `etag` overrides the etag of the value (updateObjects gives one to all that it updates).
  * @throws InvalidIndexTypeError
+ * @throws InvocationError where the value or a key is more than a change may carry
  */
 export function encodePut(
   bucket: Bucket,
@@ -97,10 +125,10 @@ export function encodePut(
   checkKey(key);
   const encoded = encodeColumns(bucket, value);
   const text = JSON.stringify(encoded.value);
+  checkSize(bucket, key, text);
   const newEtag = etag ?? etagOf(text);
   const partition = partitionOf(bucket, key, value);
-  if (partition.includes('\0'))
-    throw new CongerError('InvocationError', 'a partition key may not contain NUL');
+  checkPartitionKey(partition);
   return {
     key,
     check,

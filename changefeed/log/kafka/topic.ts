@@ -3,7 +3,7 @@ import { messageOf } from '../../../runtime/errors.ts';
 import { Client, type KafkaOptions } from './client.ts';
 import { retrying } from './retrying.ts';
 
-/** The largest record: a value and the value before it, of 1 MB each, with what JSON and Kafka add. */
+/** The largest record: a value and the value before it, of 3 MiB each (kvstore's limit), with what JSON and Kafka add. */
 export const maxRecordBytes = 8 << 20;
 
 /** A consumer that was away for longer has to take a snapshot. */
