@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { type Desired, desiredBucket } from '../../../agents/contract/desired.ts';
 import type { Change } from '../../../changefeed/types.ts';
-import type { BatchOp, Kv } from '../../../kvstore/types.ts';
+import type { BatchOp, Kv, KvObject } from '../../../kvstore/types.ts';
 import { desiredWrites } from '../../common/desired.ts';
 import { nudge, nudgesBucketOf } from '../../common/nudges.ts';
 import { type VmRecord, vmsBucket } from '../../common/records.ts';
@@ -73,5 +73,17 @@ export async function projectOwner(kv: Kv, owner: string): Promise<BatchOp[]> {
     vms.objects.map((object) => object.value),
     rules.objects.map((object) => ruleOfRecord(object.value)),
   );
-  return desiredWrites(actual.objects, wanted);
+  const others = await underSameKeys(kv, wanted, new Set(actual.objects.map((object) => object.key)));
+  return desiredWrites([...actual.objects, ...others], wanted);
+}
+
+/** Objects of machines that were another owner's until now: they are taken over. */
+async function underSameKeys(
+  kv: Kv,
+  wanted: readonly Desired[],
+  own: ReadonlySet<string>,
+): Promise<KvObject<Desired>[]> {
+  const unknown = wanted.filter(({ kind, key }) => kind === 'firewall-vm' && !own.has(key));
+  const found = await Promise.all(unknown.map(({ key }) => kv.tryGet<Desired>(desiredBucket.name, key)));
+  return found.filter((object) => object !== undefined);
 }
