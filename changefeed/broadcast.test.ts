@@ -1,4 +1,4 @@
-import { afterEach, expect, test, vi } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { silentLogger } from '../runtime/log.ts';
 import { type Broadcast, type BroadcastOptions, startBroadcast, WaitTimeoutError } from './broadcast.ts';
 import { decodeCursor, encodeCursor } from './feeds/cursor.ts';
@@ -121,6 +121,60 @@ test('a place from before what the log may have dropped is gone', async () => {
   const old = encodeCursor({ time: Date.now() - 60_000, positions, snapshot: '' });
   expect(readAll(broadcast, recent)).toEqual([]);
   expect(() => readAll(broadcast, old)).toThrow(expect.objectContaining({ code: 'PositionGone' }));
+});
+
+describe('a log that begins a new epoch', () => {
+  const gone = expect.objectContaining({ code: 'PositionGone' });
+
+  test('refuses the cursors of the epoch before, also where it is empty but for that', async () => {
+    const old = new TestLog(2);
+    const one = await start(old);
+    old.append(old.make({ key: 'a' }));
+    await one.reader.goOn();
+    const cursor = one.broadcast.cursor();
+    const log = new TestLog(2);
+    log.open(2);
+    const { broadcast } = await start(log);
+    expect(() => readAll(broadcast, cursor)).toThrow(gone);
+    const never = encodeCursor({ time: Date.now(), positions: ['', ''], snapshot: '' });
+    expect(() => readAll(broadcast, never)).toThrow(gone);
+    const ahead = encodeCursor({ time: Date.now(), positions: [positionAt(9, 3), ''], snapshot: '' });
+    expect(() => readAll(broadcast, ahead)).toThrow(gone);
+    const place = broadcast.cursor();
+    log.append(log.make({ key: 'b', epoch: 2 }));
+    expect(readAll((await start(log)).broadcast, place)).toEqual(['b']);
+  });
+
+  test('ends the readers that come to it, before any change of it; who begins there misses nothing', async () => {
+    const log = new TestLog(4);
+    const { broadcast, reader } = await start(log);
+    for (let i = 0; i < 8; i++) log.append(log.make({ key: `old${i}` }));
+    const { reader: feed } = broadcast.read(undefined, nothing);
+    log.open(2);
+    log.append(log.make({ key: 'new', epoch: 2 }));
+    const at = log.records.findIndex((records) => records.at(-1)?.partitionKey === 'new');
+    await reader.goOn([at]);
+    const told: string[] = [];
+    const drain = () => {
+      for (let change = feed.next(); change !== undefined; change = feed.next()) told.push(change.key);
+    };
+    expect(drain).toThrow(gone);
+    expect(told).not.toContain('new');
+    expect(() => broadcast.read(feed.cursor(), nothing)).toThrow(gone);
+    // What the other partitions still hold of the old epoch is told to those who begin now.
+    const { reader: next } = broadcast.read(undefined, nothing);
+    await reader.goOn();
+    const rest: string[] = [];
+    for (let change = next.next(); change !== undefined; change = next.next())
+      if (change.bucket === 'things') rest.push(change.key);
+    const others = log.records.flatMap((records, partition) => (partition === at ? [] : records));
+    expect(rest.sort()).toEqual(
+      others
+        .map((record) => record.partitionKey)
+        .filter((key) => key.startsWith('old'))
+        .sort(),
+    );
+  });
 });
 
 test.each([

@@ -51,7 +51,8 @@ export async function readCheckpoint(
 
 /**
  * A checkpoint that one assignment holds. Its etag is the fence: whoever takes it over changes it, and from then on
- * nothing that is committed with the old one happens. No two writes of it are alike, so the etag always changes.
+ * nothing that is committed with the old one happens: every owner writes an id of its own. A batch that moves the place
+ * changes the etag, too.
  */
 export class Checkpoint {
   readonly #kv: Kv;
@@ -98,6 +99,14 @@ export class Checkpoint {
   /** Records that the bootstrap is done, together with what it wrote. @throws as `advance` */
   bootstrapped(ops: readonly BatchOp[]): Promise<void> {
     return this.#commit(ops, { ...this.#value, bootstrapped: true });
+  }
+
+  /**
+   * Commits `ops` and leaves the place as it is.
+   * @throws as `advance`
+   */
+  fence(ops: readonly BatchOp[]): Promise<void> {
+    return this.#commit(ops, this.#value);
   }
 
   /**

@@ -197,6 +197,58 @@ test('the bootstrap runs once, before any change, also when its first owner died
   expect(await results()).toEqual(['boot', ...keys]);
 });
 
+test('a bootstrap in pieces reads again what was overtaken, and writes nothing once the partition is lost', async () => {
+  const counts = async (): Promise<readonly BatchOp[]> => {
+    const found = await kv.tryGet<string[]>('results', 'list');
+    const value = [...(found?.value ?? []), 'piece'];
+    return [{ operation: 'put', bucket: 'results', key: 'list', value, etag: found?._etag ?? null }];
+  };
+  const b = await member('b', { bootstrap: async () => undefined });
+  let tries = 0;
+  const a = await member('a', {
+    bootstrap: async (_context, apply) => {
+      await apply(async () => {
+        const ops = await counts();
+        if (++tries === 1) await kv.put('results', 'list', ['meanwhile']);
+        return ops;
+      });
+      await apply(async () => {
+        const ops = await counts();
+        await b.assign(0);
+        return ops;
+      });
+      return undefined;
+    },
+  });
+  await expect(a.assign(0)).rejects.toThrow(/partition lost/);
+  expect(tries).toBe(2);
+  expect(await results()).toEqual(['meanwhile', 'piece']);
+});
+
+test('a new epoch derives everything anew, once, and then its changes are applied', async () => {
+  let bootstraps = 0;
+  const options: Partial<ConsumerOptions> = {
+    bootstrap: async () => {
+      bootstraps++;
+      return [];
+    },
+  };
+  const keys = fill(2);
+  const a = await member('a', options);
+  await a.assign(0);
+  await a.offer(0);
+  expect(bootstraps).toBe(1);
+  log.open(2);
+  await a.offer(0);
+  expect(bootstraps).toBe(2);
+  const b = await member('b', options);
+  await b.assign(0);
+  log.append(log.make({ key: 'new', epoch: 2 }));
+  await b.offer(0);
+  expect(bootstraps).toBe(2);
+  expect(await results()).toEqual([...keys, 'new']);
+});
+
 test('records of other buckets move the checkpoint only now and then, and are never handled', async () => {
   const m = await member('m', { idleRecords: 50 });
   await m.assign(0);

@@ -7,6 +7,7 @@ import { newTrace, withTrace } from '../runtime/trace.ts';
 import { Backoff } from './backoff.ts';
 import { parseChange } from './change.ts';
 import { Checkpoint, PartitionLostError } from './checkpoint.ts';
+import { epochOf } from './position.ts';
 import type { Change, Cursor, GroupHandler, LogBatch, LogReader, Reading } from './types.ts';
 
 export { ensureCheckpointBucket } from './checkpoint.ts';
@@ -31,6 +32,12 @@ export interface ConsumerContext {
   readonly partitions: number;
 }
 
+/**
+ * Commits the writes that `compute` answers, in one batch, for as long as this member owns the partition; `compute` is
+ * called again where what it read was overtaken.
+ */
+export type Apply = (compute: () => Promise<readonly BatchOp[]>) => Promise<void>;
+
 export interface ConsumerOptions {
   /** Names the group and its checkpoints. */
   readonly name: string;
@@ -48,10 +55,12 @@ export interface ConsumerOptions {
    */
   readonly handle: (changes: readonly Change[], context: ConsumerContext) => Promise<readonly BatchOp[]>;
   /**
-   * Called once for a partition, by the first consumer that ever gets it, before any change: derives everything from
-   * the state there is. Reading then begins at the log's start, with changes that the state may hold already.
+   * Derives everything of a partition from the state there is: called once, by the first consumer that ever gets the
+   * partition, before any change, and once more at each new epoch of the log, which follows a gap. Reading then begins
+   * at the log's start, with changes that the state may hold already. What is answered is committed at the end; more
+   * than one batch should hold goes through `apply`, piece by piece. May be called again where it was not finished.
    */
-  readonly bootstrap?: (context: ConsumerContext) => Promise<readonly BatchOp[] | undefined>;
+  readonly bootstrap?: (context: ConsumerContext, apply: Apply) => Promise<readonly BatchOp[] | undefined>;
   readonly onAssigned?: (context: ConsumerContext) => void;
   readonly onRevoked?: (context: ConsumerContext) => void;
   /** The most changes that `handle` is given at once (100). */
@@ -132,13 +141,10 @@ class GroupConsumer implements GroupHandler {
   }
 
   async #takeOver(partition: number): Promise<Holding> {
-    const { kv, name, member, bootstrap } = this.#options;
+    const { kv, name, member } = this.#options;
     const owner = `${member}/${randomUUID()}`;
     const checkpoint = await Checkpoint.takeOver(kv, name, partition, owner);
-    if (!checkpoint.value.bootstrapped) {
-      const ops = await bootstrap?.(this.#context(partition));
-      await checkpoint.bootstrapped(ops ?? []);
-    }
+    if (!checkpoint.value.bootstrapped) await this.#bootstrap(checkpoint);
     const { position, offset } = checkpoint.value;
     const holding: Holding = { checkpoint, cursor: { position, offset }, passedOver: 0 };
     this.#holdings.set(partition, holding);
@@ -146,30 +152,42 @@ class GroupConsumer implements GroupHandler {
     return holding;
   }
 
+  async #bootstrap(checkpoint: Checkpoint): Promise<void> {
+    const { partition } = checkpoint.value;
+    const apply: Apply = (compute) => this.#fresh(async () => checkpoint.fence(await compute()));
+    const ops = await this.#options.bootstrap?.(this.#context(partition), apply);
+    await checkpoint.bootstrapped(ops ?? []);
+    if (this.#options.bootstrap !== undefined) this.#log.info({ partition }, 'derived from the state');
+  }
+
   async #apply(holding: Holding, batch: LogBatch): Promise<void> {
     const { maxChanges = 100, idleRecords = 2_000 } = this.#options;
     const fresh = batch.records.filter((record) => record.position > holding.cursor.position);
-    if (fresh.length === 0) return;
+    const last = fresh.at(-1);
+    if (last === undefined) return;
+    // The state is read behind the gap, so nothing of the new epoch is missing from it and the changes together.
+    const opened = epochOf(last.position) > epochOf(holding.cursor.position);
+    if (opened) await this.#bootstrap(holding.checkpoint);
     const changes = fresh.map((record) => parseChange(record)).filter((c) => this.#buckets.has(c.bucket));
     const lag = lagChanges.labels(this.#labels(batch.partition));
     lag.set(fresh.length);
     for (let done = 0; done < changes.length; done += maxChanges) {
       const some = changes.slice(done, done + maxChanges);
-      const last = some.at(-1);
-      if (last === undefined) break;
+      const end = some.at(-1);
+      if (end === undefined) break;
       // In mid-batch the log's offset is not known: reading on from an earlier one repeats what the position drops.
       const cursor =
         done + maxChanges < changes.length
-          ? { position: last.position, offset: holding.cursor.offset }
+          ? { position: end.position, offset: holding.cursor.offset }
           : batch.cursor;
-      await this.#handle(holding, some, last, cursor);
+      await this.#handle(holding, some, end, cursor);
       lag.set(fresh.length - done - some.length);
     }
     lag.set(0);
     if (changes.length > 0) return;
     holding.passedOver += fresh.length;
     holding.cursor = batch.cursor;
-    if (holding.passedOver >= idleRecords) {
+    if (opened || holding.passedOver >= idleRecords) {
       await holding.checkpoint.advance([], batch.cursor);
       holding.passedOver = 0;
     }
@@ -177,24 +195,30 @@ class GroupConsumer implements GroupHandler {
 
   /** Applies some changes as part of the last one's request. */
   async #handle(holding: Holding, changes: readonly Change[], last: Change, cursor: Cursor): Promise<void> {
-    const backoff = new Backoff(5, 200);
     const trace = newTrace(last.requestId ?? undefined, last.traceparent ?? undefined);
+    await this.#fresh(() =>
+      withTrace(trace, async () => {
+        const ops = await this.#options.handle(changes, this.#context(last.partition));
+        await holding.checkpoint.advance(ops, cursor);
+      }),
+    );
+    holding.cursor = cursor;
+    holding.passedOver = 0;
+    applied.inc(this.#labels(last.partition), changes.length);
+    lagSeconds.set(this.#labels(last.partition), Math.max(0, Date.now() - last.time) / 1000);
+  }
+
+  /** Reads and writes, again where what was read was overtaken. */
+  async #fresh(work: () => Promise<void>): Promise<void> {
+    const backoff = new Backoff(5, 200);
     for (let tries = 1; ; tries++) {
       try {
-        await withTrace(trace, async () => {
-          const ops = await this.#options.handle(changes, this.#context(last.partition));
-          await holding.checkpoint.advance(ops, cursor);
-        });
-        break;
+        return await work();
       } catch (error) {
         if (!isCongerError(error, ...stale) || tries >= staleTries) throw error;
         await backoff.pause();
       }
     }
-    holding.cursor = cursor;
-    holding.passedOver = 0;
-    applied.inc(this.#labels(last.partition), changes.length);
-    lagSeconds.set(this.#labels(last.partition), Math.max(0, Date.now() - last.time) / 1000);
   }
 
   #context(partition: number): ConsumerContext {

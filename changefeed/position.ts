@@ -31,6 +31,19 @@ export function parsePosition(position: Position): PositionParts {
   return { epoch: Number.parseInt(epoch, 16), lsn: BigInt(`0x${lsn}`), index: Number.parseInt(index, 16) };
 }
 
+/** The epoch of a slot that was never lost; what stands before every position belongs to it. */
+export const FIRST_EPOCH = 1;
+
+/** The epoch of a position, or of START. */
+export function epochOf(position: Position): number {
+  return position === START ? FIRST_EPOCH : Number.parseInt(position.slice(0, 8), 16);
+}
+
+/** The highest epoch among positions. */
+export function epochOfAll(positions: readonly Position[]): number {
+  return positions.reduce((most, position) => Math.max(most, epochOf(position)), FIRST_EPOCH);
+}
+
 /** Whether `text` is a position ('' is not). */
 export function isPosition(text: string): boolean {
   return FORM.test(text);

@@ -332,14 +332,25 @@ describe('the capture', { timeout: 30_000 }, () => {
     await emit(client, [{ partitionKey: 'k', body: 'in the gap' }]);
     const second = await startCapture();
     await emit(client, [{ partitionKey: 'k', body: '2' }]);
-    await untilAppended(url, 2);
+    await untilAppended(url, 2 + partitions);
     expect(second.status.epoch).toBe(first.status.epoch + 1);
-    const rows = await query<{ body: string; position: string }>(
+    await second.stop();
+    const third = await startCapture();
+    await emit(client, [{ partitionKey: 'k', body: '3' }]);
+    await untilAppended(url, 3 + partitions);
+    expect(third.status.epoch).toBe(second.status.epoch);
+    const rows = await query<{ key: string; body: string; partition: number; position: string }>(
       url,
-      'SELECT body, position FROM conger_log ORDER BY position',
+      'SELECT partition_key AS key, body, partition, position FROM conger_log ORDER BY position, partition',
     );
-    expect(rows.map((row) => row.body)).toEqual(['1', '2']);
-    expect(rows.map((row) => parsePosition(row.position).epoch)).toEqual([1, 2]);
+    // The new epoch is opened once in each partition, before its changes.
+    expect(rows.map((row) => (row.key === 'k' ? row.body : row.partition))).toEqual([
+      '1',
+      ...Array.from({ length: partitions }, (_, partition) => partition),
+      '2',
+      '3',
+    ]);
+    expect(rows.map((row) => parsePosition(row.position).epoch)).toEqual([1, 2, 2, 2, 2, 2, 2]);
   });
 
   test('stopping leaves everything that was appended confirmed', async () => {

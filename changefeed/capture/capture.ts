@@ -7,6 +7,7 @@ import { type Seat, takeSeat } from '../seat.ts';
 import type { LogRecord, LogWriter, Position } from '../types.ts';
 import { Assembler } from './assembler.ts';
 import { activeGauge, bytesAppended, changesAppended, epochGauge, lagSeconds } from './metrics.ts';
+import { openings } from './opening.ts';
 import { decodePgOutput } from './pgoutput.ts';
 import { Pipeline } from './pipeline.ts';
 import { ReplicationStream } from './replication.ts';
@@ -123,6 +124,8 @@ export class Capture {
       const tails = await log.open();
       this.#epoch = await epochAfter(control, slot, slotEpoch, tails, this.#log);
       await freeSlot(control, slot, this.#log);
+      const opening = openings(this.#epoch, tails);
+      if (opening.length > 0) await log.append(opening);
 
       const assembler = new Assembler(this.#epoch, partitions);
       const visibility = new Visibility(control);

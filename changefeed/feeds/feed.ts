@@ -41,7 +41,8 @@ const defaultBookmarkMs = 10_000;
 /**
  * Snapshot then stream, without a gap: reading the feed begins first, then the snapshot is read and sent, then every
  * change that is not in it. The first message is a snapshot or a bookmark. At rest nothing is sent. A reader that does
- * not keep up with the ring is cut off: its last message is SlowReader, and it resumes from its last cursor.
+ * not keep up with the ring is cut off: its last message is SlowReader, and it resumes from its last cursor. Where
+ * changes may have been missed (a new epoch of the log) the last message is PositionGone.
  * @throws CongerError PositionGone, BadRequest (no cursor), before anything is sent
  */
 export function openFeed<Item, Event>(options: FeedOptions<Item, Event>): Feed {

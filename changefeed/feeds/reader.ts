@@ -1,4 +1,5 @@
 import { CongerError } from '../../runtime/errors.ts';
+import { epochOf } from '../position.ts';
 import { isVisible, parseSnapshot, type Snapshot } from '../snapshot.ts';
 import type { Change, Position } from '../types.ts';
 import { encodeCursor, type FeedCursor, type FeedPlace } from './cursor.ts';
@@ -7,11 +8,13 @@ import type { Ring } from './ring.ts';
 /**
  * One reader's way through the ring: every change after the place where it began, once, in the order of each
  * partition. Changes stay in the ring until they are read, so that a reader costs no memory of its own; one that the
- * ring has overtaken has missed something and gets nothing more.
+ * ring has overtaken has missed something and gets nothing more, and neither does one that comes to a new epoch, which
+ * follows a gap.
  */
 export class RingReader {
   readonly #ring: Ring;
   readonly #positions: Position[];
+  readonly #epoch: number;
   #sequence: number;
   #time: number;
   #snapshotText: string;
@@ -22,14 +25,10 @@ export class RingReader {
    * @throws CongerError PositionGone where the ring does not reach back to `since`
    */
   constructor(ring: Ring, since?: FeedPlace) {
-    if (since !== undefined && !ring.reaches(since)) {
-      throw new CongerError(
-        'PositionGone',
-        'the cursor is no longer held; take a snapshot and go on from there',
-      );
-    }
+    if (since !== undefined && !ring.reaches(since)) throw gone('the cursor is no longer held');
     const place = since ?? ring.end();
     this.#ring = ring;
+    this.#epoch = ring.epoch;
     this.#positions = [...place.positions];
     this.#sequence = since === undefined ? ring.next : ring.first;
     this.#time = place.time;
@@ -55,13 +54,14 @@ export class RingReader {
 
   /**
    * The next change, or undefined where none is there yet.
-   * @throws CongerError SlowReader once the ring has overtaken this reader
+   * @throws CongerError SlowReader once the ring has overtaken this reader, PositionGone at a new epoch
    */
   next(): Change | undefined {
     for (;;) {
       if (this.overtaken) throw overtaken();
       const change = this.#ring.get(this.#sequence);
       if (change === undefined) return undefined;
+      if (epochOf(change.position) > this.#epoch) throw gone('changes may have been missed');
       this.#sequence++;
       // A place may be ahead of this process: another instance, which had read on, has given it.
       if (change.position <= (this.#positions[change.partition] ?? '')) continue;
@@ -76,6 +76,10 @@ export class RingReader {
   cursor(): FeedCursor {
     return encodeCursor({ time: this.#time, positions: this.#positions, snapshot: this.#snapshotText });
   }
+}
+
+function gone(why: string): CongerError {
+  return new CongerError('PositionGone', `${why}; take a snapshot and go on from there`);
 }
 
 /** The error of a reader that the ring has overtaken. */

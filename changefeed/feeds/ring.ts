@@ -1,4 +1,4 @@
-import { START } from '../position.ts';
+import { epochOf, epochOfAll, FIRST_EPOCH, START } from '../position.ts';
 import type { Change, Position } from '../types.ts';
 import type { FeedPlace } from './cursor.ts';
 
@@ -29,6 +29,7 @@ export class Ring {
   #first = 0;
   #bytes = 0;
   #time = 0;
+  #epoch = FIRST_EPOCH;
   #began = 0;
 
   constructor(partitions: number, limits: RingLimits) {
@@ -57,6 +58,11 @@ export class Ring {
     return sequence < this.#first ? undefined : this.#entries[this.#head + sequence - this.#first]?.change;
   }
 
+  /** The log's epoch, as far as it has been read. */
+  get epoch(): number {
+    return this.#epoch;
+  }
+
   last(partition: number): Position {
     return this.#last[partition] ?? START;
   }
@@ -77,6 +83,7 @@ export class Ring {
   append(change: Change, bytes: number): void {
     if (this.last(change.partition) === START) this.#floor[change.partition] = change.position;
     this.#last[change.partition] = change.position;
+    this.#epoch = Math.max(this.#epoch, epochOf(change.position));
     this.#time = Math.max(this.#time, change.time);
     this.#entries.push({ change, bytes });
     this.#bytes += bytes;
@@ -93,12 +100,14 @@ export class Ring {
     this.#first++;
     this.#last[partition] = position;
     this.#floor[partition] = position;
+    this.#epoch = Math.max(this.#epoch, epochOf(position));
     this.#whole[partition] = false;
   }
 
-  /** Whether everything after `place` is held, or is yet to come. */
+  /** Whether everything after `place` is held, or is yet to come. Between a place's epoch and another one is a gap. */
   reaches(place: FeedPlace): boolean {
     if (place.positions.length !== this.partitions) return false;
+    if (epochOfAll(place.positions) !== this.#epoch) return false;
     const recent = place.time >= this.#began - this.#limits.resumeMs;
     return place.positions.every((position, partition) => {
       const floor = this.#floor[partition] ?? START;

@@ -1,3 +1,4 @@
+import { openings } from '../capture/opening.ts';
 import { partitionOf } from '../change.ts';
 import { formatPosition } from '../position.ts';
 import type { Cursor, GroupHandler, LogBatch, LogReader, LogRecord, Position, Reading } from '../types.ts';
@@ -12,6 +13,7 @@ export interface TestChange {
   readonly xid?: number;
   readonly requestId?: string;
   readonly time?: number;
+  readonly epoch?: number;
 }
 
 type OnBatch = (batch: LogBatch) => void | Promise<void>;
@@ -47,7 +49,7 @@ export class TestLog {
       previous: change.previous ?? null,
     };
     return {
-      position: positionAt(n),
+      position: positionAt(n, change.epoch),
       partition: partitionOf(partitionKey, this.partitions),
       partitionKey,
       xid: String(change.xid ?? 1000 + n),
@@ -56,6 +58,12 @@ export class TestLog {
       time: change.time ?? Date.now(),
       body: Buffer.from(JSON.stringify(body)),
     };
+  }
+
+  /** Begins an epoch in every partition, as the capture does. */
+  open(epoch: number): void {
+    const tails = this.records.map((records) => records.at(-1)?.position ?? '');
+    this.append(...openings(epoch, tails));
   }
 
   /** Adds records to the log; readers get them when they are told to go on. */
@@ -76,8 +84,8 @@ export class TestLog {
   }
 }
 
-export function positionAt(n: number): Position {
-  return formatPosition({ epoch: 1, lsn: BigInt(n) * 16n, index: 0 });
+export function positionAt(n: number, epoch = 1): Position {
+  return formatPosition({ epoch, lsn: BigInt(n) * 16n, index: 0 });
 }
 
 /** One process's reader of a TestLog. */
