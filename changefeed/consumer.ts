@@ -154,7 +154,11 @@ class GroupConsumer implements GroupHandler {
 
   async #bootstrap(checkpoint: Checkpoint): Promise<void> {
     const { partition } = checkpoint.value;
-    const apply: Apply = (compute) => this.#fresh(async () => checkpoint.fence(await compute()));
+    const apply: Apply = (compute) =>
+      this.#fresh(async () => {
+        const ops = await compute();
+        if (ops.length > 0) await checkpoint.fence(ops);
+      });
     const ops = await this.#options.bootstrap?.(this.#context(partition), apply);
     await checkpoint.bootstrapped(ops ?? []);
     if (this.#options.bootstrap !== undefined) this.#log.info({ partition }, 'derived from the state');

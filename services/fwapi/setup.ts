@@ -6,7 +6,12 @@ import { vmsBucket } from '../common/records.ts';
 import type { ServiceContext } from '../common/service.ts';
 import { presentRule, type RuleRecord, rulesBucket } from './models/rule.ts';
 import { ruleItem } from './models/rule-item.ts';
-import { nudgesBucket, projectedBuckets, projectFirewall } from './projection/projection.ts';
+import {
+  bootstrapFirewall,
+  nudgesBucket,
+  projectedBuckets,
+  projectFirewall,
+} from './projection/projection.ts';
 import { pingRoute } from './routes/ping.ts';
 import { ruleVmRoutes } from './routes/rule-vms.ts';
 import { ruleRoutes } from './routes/rules.ts';
@@ -35,6 +40,7 @@ export async function setupFwapi(context: ServiceContext): Promise<void> {
     log,
     buckets: projectedBuckets,
     handle: (changes) => projectFirewall(kv, changes),
+    bootstrap: (context, apply) => bootstrapFirewall(kv, context, apply),
   });
   shutdown.add('firewall projection', () => consumer.stop());
 }

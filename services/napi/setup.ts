@@ -18,7 +18,7 @@ import {
   vnetMacIpBucket,
 } from './models/buckets.ts';
 import { feedResources, tritonResources } from './models/items.ts';
-import { projectedBuckets, projectOverlays } from './projection/projection.ts';
+import { bootstrapOverlays, projectedBuckets, projectOverlays } from './projection/projection.ts';
 import { fabricNetworkRoutes } from './routes/fabric-networks.ts';
 import { ipRoutes } from './routes/ips.ts';
 import { networkRoutes } from './routes/networks.ts';
@@ -63,6 +63,7 @@ export async function setupNapi(context: ServiceContext): Promise<void> {
     log,
     buckets: projectedBuckets,
     handle: (changes) => projectOverlays(kv, changes),
+    bootstrap: (context, apply) => bootstrapOverlays(kv, context, apply),
   });
   shutdown.add('overlay projection', () => consumer.stop());
 }

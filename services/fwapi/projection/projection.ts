@@ -1,7 +1,9 @@
 import { isDeepStrictEqual } from 'node:util';
 import { type Desired, desiredBucket } from '../../../agents/contract/desired.ts';
+import type { Apply, ConsumerContext } from '../../../changefeed/consumer.ts';
 import type { Change } from '../../../changefeed/types.ts';
 import type { BatchOp, Kv, KvObject } from '../../../kvstore/types.ts';
+import { bootstrapOwners } from '../../common/bootstrap.ts';
 import { desiredWrites } from '../../common/desired.ts';
 import { nudge, nudgesBucketOf } from '../../common/nudges.ts';
 import { type VmRecord, vmsBucket } from '../../common/records.ts';
@@ -35,6 +37,19 @@ export async function projectFirewall(kv: Kv, changes: readonly Change[]): Promi
   return ops;
 }
 
+const firewallKinds = '(|(kind=firewall-vm)(kind=firewall-rule))';
+
+/** Makes the desired objects of every owner of a partition right. Rules alone, without a machine, ask for nothing. */
+export function bootstrapFirewall(kv: Kv, context: ConsumerContext, apply: Apply): Promise<undefined> {
+  return bootstrapOwners(kv, context, apply, {
+    owners: [
+      { bucket: vmsBucket.name, filter: '(!(state=destroyed))' },
+      { bucket: desiredBucket.name, filter: firewallKinds },
+    ],
+    project: projectOwner,
+  });
+}
+
 /** Whom a change concerns: owners, or undefined for everyone. */
 function ownersOf(change: Change): (string | undefined)[] {
   const versions = [change.value, change.previous].filter((value) => value !== null) as Record<
@@ -62,11 +77,7 @@ export async function projectOwner(kv: Kv, owner: string): Promise<BatchOp[]> {
   const [vms, rules, actual] = await Promise.all([
     kv.find<VmRecord>(vmsBucket.name, `(&(owner_uuid=${owner})(!(state=destroyed)))`, everything),
     kv.find<RuleRecord>(rulesBucket.name, `(&(enabled=true)(|(owner=${owner})(!(owner=*))))`, everything),
-    kv.find<Desired>(
-      desiredBucket.name,
-      `(&(owner_uuid=${owner})(|(kind=firewall-vm)(kind=firewall-rule)))`,
-      everything,
-    ),
+    kv.find<Desired>(desiredBucket.name, `(&(owner_uuid=${owner})${firewallKinds})`, everything),
   ]);
   const wanted = computeFirewall(
     owner,

@@ -1,6 +1,8 @@
 import { type Desired, desiredBucket } from '../../../agents/contract/desired.ts';
+import type { Apply, ConsumerContext } from '../../../changefeed/consumer.ts';
 import type { Change } from '../../../changefeed/types.ts';
 import type { BatchOp, Kv } from '../../../kvstore/types.ts';
+import { bootstrapOwners } from '../../common/bootstrap.ts';
 import { desiredWrites } from '../../common/desired.ts';
 import { nudge } from '../../common/nudges.ts';
 import type { UnderlayRecord } from '../../common/records.ts';
@@ -37,6 +39,17 @@ export async function projectOverlays(kv: Kv, changes: readonly Change[]): Promi
   const ops = [...elsewhere].map(([owner, change]) => nudge(nudgesBucket, owner, change));
   for (const owner of here) ops.push(...(await projectOwner(kv, owner)));
   return ops;
+}
+
+/** Makes the overlays of every owner of a partition right. */
+export function bootstrapOverlays(kv: Kv, context: ConsumerContext, apply: Apply): Promise<undefined> {
+  return bootstrapOwners(kv, context, apply, {
+    owners: [
+      { bucket: networksBucket.name, filter: '(fabric=true)' },
+      { bucket: desiredBucket.name, filter: '(kind=overlay)' },
+    ],
+    project: projectOwner,
+  });
 }
 
 function ownersOf({ bucket, value, previous }: Change): string[] {
