@@ -57,7 +57,8 @@ export const errorTable = {
   ServiceUnavailable: { status: 503, help: 'a part this needs is not reachable; try again shortly' },
   UnallocatedVM: { status: 409, help: 'the machine has not been provisioned yet' },
   JobFailed: { status: 500, help: 'the job that the request waited for has failed' },
-  NoAllocatableServers: { status: 409, help: 'no compute node has room for the machine' },
+  ServerNotRunning: { status: 409, help: 'the compute node is not running' },
+  NoAllocatableServersError: { status: 409, help: 'no compute node has room for the machine' },
   PositionGone: { status: 410, help: 'the position is no longer held; take a snapshot and go on from there' },
   SlowReader: {
     status: 503,

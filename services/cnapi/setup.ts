@@ -6,6 +6,7 @@ import { vmsBucket } from '../common/records.ts';
 import type { ServiceContext } from '../common/service.ts';
 import { startHeirs } from './liveness/heirs.ts';
 import { Liveness } from './liveness/liveness.ts';
+import { heardByOthers } from './liveness/peers.ts';
 import { serversBucket, statusBucket, tasksBucket } from './models/buckets.ts';
 import { presentServer, type ServerRecord } from './models/server.ts';
 import { serverItem } from './models/server-item.ts';
@@ -20,14 +21,20 @@ import { taskRoutes } from './routes/tasks.ts';
 /** CNAPI on a service's context: its buckets, routes and feeds, and the nodes that it hears. */
 export async function setupCnapi(
   context: ServiceContext,
-  options: { readonly silenceMs?: number } = {},
+  options: { readonly silenceMs?: number | undefined } = {},
 ): Promise<void> {
-  const { app, broadcast, kv, log, member, shutdown } = context;
+  const { app, broadcast, config, kv, log, member, shutdown } = context;
   for (const bucket of [serversBucket, statusBucket, tasksBucket, vmsBucket, desiredBucket]) {
     await kv.ensureBucket(bucket.name, bucket.config);
   }
   await ensureCheckpointBucket(kv);
-  const liveness = new Liveness({ kv, log, member, ...options });
+  const liveness = new Liveness({
+    kv,
+    log,
+    member,
+    heardElsewhere: (server) => heardByOthers(config.cnapi, member, server),
+    ...options,
+  });
   shutdown.add('liveness', () => liveness.close());
 
   pingRoute(context);

@@ -1,13 +1,9 @@
-import { z } from 'zod';
 import { startConsumer } from '../../../changefeed/consumer.ts';
 import type { ServiceContext } from '../../common/service.ts';
 import { statusBucket } from '../models/buckets.ts';
 import type { StatusRecord } from '../models/status.ts';
 import type { Liveness } from './liveness.ts';
-
-const pingSchema = z.looseObject({ member: z.string() });
-
-const pingTimeoutMs = 2_000;
+import { livingMembers } from './peers.ts';
 
 /**
  * Servers whose instance dies with them would stay `running` for ever: nobody is left who misses them. So when an
@@ -46,19 +42,4 @@ async function inherit({ kv, config, member }: ServiceContext, liveness: Livenes
   if (others.length === 0) return;
   const living = await livingMembers(config.cnapi);
   for (const status of others) if (!living.has(status.instance)) liveness.inherit(status);
-}
-
-/** Who answers now. One that lives and is not reached has its servers judged wrongly, and says so: `Liveness.written`. */
-async function livingMembers(urls: readonly string[]): Promise<Set<string>> {
-  const answers = await Promise.all(
-    urls.map(async (url) => {
-      try {
-        const answer = await fetch(`${url}/ping`, { signal: AbortSignal.timeout(pingTimeoutMs) });
-        return pingSchema.parse(await answer.json()).member;
-      } catch {
-        return undefined;
-      }
-    }),
-  );
-  return new Set(answers.filter((member) => member !== undefined));
 }

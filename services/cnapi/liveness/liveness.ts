@@ -7,13 +7,17 @@ import { updateObject } from '../../common/retry.ts';
 import { statusBucket } from '../models/buckets.ts';
 import type { StatusRecord } from '../models/status.ts';
 
-const heardNow = gauge('conger_cnapi_servers_heard', 'servers that this instance hears');
+const heardNow = gauge('conger_cnapi_servers_heard', 'servers that this instance answers for');
 
 /** A server not heard of for so long is `unknown`, as in Triton. */
 export const silenceMs = 11_000;
 
+/** A server whose silence this instance judges. */
 interface Hearing {
   readonly session: string;
+  /** false: the session is that of an instance which is gone. */
+  readonly own: boolean;
+  /** undefined: the agent's connection is open. */
   timer: NodeJS.Timeout | undefined;
 }
 
@@ -22,89 +26,130 @@ export interface LivenessOptions {
   readonly log: Logger;
   /** This life of this instance. */
   readonly member: string;
-  readonly silenceMs?: number;
+  /** Whether another instance has heard the server within the silence. */
+  readonly heardElsewhere: (server: string) => Promise<boolean>;
+  readonly silenceMs?: number | undefined;
 }
 
 /**
- * Which servers this instance hears, by heartbeats or by the agent's connection. A server's status is written when it
- * changes and never per beat. `unknown` is written only over this instance's own session: a server that another
- * instance hears by now is that one's to judge, so a stale instance never hides a living server.
+ * Which servers are heard, by heartbeats or by the agent's connection. One instance answers for a server: the one whose
+ * session its status names. It alone writes `unknown`, over its own session, and only once no other instance has heard
+ * the server either: beats go to any instance. A server's status is written when it changes and never per beat.
  */
 export class Liveness {
   readonly #kv: Kv;
   readonly #log: Logger;
   readonly #member: string;
+  readonly #heardElsewhere: LivenessOptions['heardElsewhere'];
   readonly #silenceMs: number;
-  readonly #heard = new Map<string, Hearing>();
+  readonly #hearings = new Map<string, Hearing>();
+  /** Servers that another instance answers for, as far as this one knows. */
+  readonly #elsewhere = new Set<string>();
+  readonly #beats = new Map<string, number>();
+  readonly #claims = new Map<string, Promise<void>>();
 
-  constructor({ kv, log, member, silenceMs: silence }: LivenessOptions) {
+  constructor({ kv, log, member, heardElsewhere, silenceMs: silence }: LivenessOptions) {
     this.#kv = kv;
     this.#log = log;
     this.#member = member;
+    this.#heardElsewhere = heardElsewhere;
     this.#silenceMs = silence ?? silenceMs;
   }
 
   /** The agent's connection is open: the server is heard until `lost` is called with the session that this answers. */
   async connected(server: string): Promise<string> {
     const session = randomUUID();
-    this.#replace(server, { session, timer: undefined });
-    await this.#writeRunning(server, session);
+    this.#replace(server, { session, own: true, timer: undefined });
+    try {
+      await this.#write(server, () => this.#status(server, 'running', session));
+    } catch (error) {
+      if (this.#hearings.get(server)?.session === session) this.#forget(server);
+      throw error;
+    }
     return session;
   }
 
   /** The agent's connection is gone: if nobody hears the server until the silence is over, it is unknown. */
   lost(server: string, session: string): void {
-    const hearing = this.#heard.get(server);
+    const hearing = this.#hearings.get(server);
     if (hearing?.session !== session) return;
     hearing.timer = this.#silence(server, session);
   }
 
-  /** A heartbeat came by REST. Writes only where the server was not this instance's, or was unknown. */
+  /** A heartbeat came by REST. Writes only where nobody answers for the server. */
   async beat(server: string): Promise<void> {
-    const hearing = this.#heard.get(server);
-    if (hearing === undefined) {
-      const session = randomUUID();
-      this.#replace(server, { session, timer: this.#silence(server, session) });
-      await this.#writeRunning(server, session);
-    } else if (hearing.timer !== undefined) {
-      hearing.timer.refresh();
-    }
+    this.#beats.set(server, Date.now());
+    const hearing = this.#hearings.get(server);
+    if (hearing?.own) hearing.timer?.refresh();
+    else if (hearing !== undefined || !this.#elsewhere.has(server)) await this.#claim(server);
+  }
+
+  /** Whether this instance has heard the server within the silence. */
+  hears(server: string): boolean {
+    const hearing = this.#hearings.get(server);
+    if (hearing?.own && hearing.timer === undefined) return true;
+    return Date.now() - (this.#beats.get(server) ?? Number.NEGATIVE_INFINITY) < this.#silenceMs;
   }
 
   /**
-   * A server was heard by an instance that is gone. Whoever hears it next says so; if nobody does until the silence is
-   * over, it is unknown.
+   * A server was heard by an instance that is gone. Whoever hears it next answers for it; if nobody does until the
+   * silence is over, it is unknown.
    */
-  inherit(status: StatusRecord): void {
-    if (status.status !== 'running' || this.#heard.has(status.server_uuid)) return;
-    this.#replace(status.server_uuid, {
-      session: status.session,
-      timer: this.#silence(status.server_uuid, status.session),
-    });
+  inherit({ server_uuid: server, status, session }: StatusRecord): void {
+    if (status !== 'running' || this.#hearings.has(server)) return;
+    this.#elsewhere.delete(server);
+    this.#replace(server, { session, own: false, timer: this.#silence(server, session) });
+    if (this.hears(server)) this.#inBackground(server, this.#claim(server));
   }
 
-  /**
-   * A server's status was written, by whomever. Another instance's session: the server is heard there. `unknown` over a
-   * session that is open here: whoever wrote it could not reach this instance, and is put right.
-   */
-  written(status: StatusRecord): void {
-    const { server_uuid: server, session } = status;
-    const hearing = this.#heard.get(server);
-    if (hearing === undefined) return;
-    if (hearing.session !== session) {
-      if (status.instance !== this.#member) this.#forget(server);
-    } else if (status.status === 'unknown' && hearing.timer === undefined) {
-      this.#writeRunning(server, session).catch((error: unknown) => {
-        this.#log.error(
-          { err: error, server },
-          `cannot write that server ${server} is running: ${messageOf(error)}`,
+  /** A server's status was written, by whomever. */
+  written({ server_uuid: server, status, session, instance }: StatusRecord): void {
+    const hearing = this.#hearings.get(server);
+    if (hearing?.session === session) {
+      if (status === 'running') return;
+      // Whoever wrote it could not reach this instance, which hears the server.
+      if (hearing.own)
+        this.#inBackground(
+          server,
+          this.#write(server, () => this.#status(server, 'running', session)),
         );
-      });
+      else this.#forget(server);
+      return;
+    }
+    if (instance === this.#member) return;
+    this.#forget(server);
+    if (status === 'running') this.#elsewhere.add(server);
+    else {
+      this.#elsewhere.delete(server);
+      if (this.hears(server)) this.#inBackground(server, this.#claim(server));
     }
   }
 
   close(): void {
-    for (const server of [...this.#heard.keys()]) this.#forget(server);
+    for (const server of [...this.#hearings.keys()]) this.#forget(server);
+  }
+
+  /** Answers for the server from now on, unless another instance does. One claim at a time. */
+  #claim(server: string): Promise<void> {
+    const running = this.#claims.get(server);
+    if (running !== undefined) return running;
+    const claim = this.#claimNow(server).finally(() => this.#claims.delete(server));
+    this.#claims.set(server, claim);
+    return claim;
+  }
+
+  async #claimNow(server: string): Promise<void> {
+    const session = randomUUID();
+    const inherited = this.#hearings.get(server)?.session;
+    const written = await this.#write(server, (present) => {
+      const others = present?.status === 'running' && present.session !== inherited;
+      return others && present.instance !== this.#member
+        ? undefined
+        : this.#status(server, 'running', session);
+    });
+    if (written?.session !== session) this.#elsewhere.add(server);
+    else if (this.#hearings.get(server)?.own !== true)
+      this.#replace(server, { session, own: true, timer: this.#silence(server, session) });
   }
 
   #silence(server: string, session: string): NodeJS.Timeout {
@@ -112,25 +157,30 @@ export class Liveness {
   }
 
   #replace(server: string, hearing: Hearing): void {
-    clearTimeout(this.#heard.get(server)?.timer);
-    this.#heard.set(server, hearing);
-    heardNow.set(this.#heard.size);
+    clearTimeout(this.#hearings.get(server)?.timer);
+    this.#hearings.set(server, hearing);
+    heardNow.set(this.#hearings.size);
   }
 
   #forget(server: string): void {
-    clearTimeout(this.#heard.get(server)?.timer);
-    this.#heard.delete(server);
-    heardNow.set(this.#heard.size);
-  }
-
-  async #writeRunning(server: string, session: string): Promise<void> {
-    await this.#write(server, () => this.#status(server, 'running', session));
+    clearTimeout(this.#hearings.get(server)?.timer);
+    this.#hearings.delete(server);
+    heardNow.set(this.#hearings.size);
   }
 
   async #fallSilent(server: string, session: string): Promise<void> {
-    if (this.#heard.get(server)?.session !== session) return;
-    this.#forget(server);
+    const hearing = this.#hearings.get(server);
+    if (hearing?.session !== session) return;
     try {
+      const heard = await this.#heardElsewhere(server);
+      // In the meantime a beat may have come, or another instance may have taken over.
+      if (this.#hearings.get(server) !== hearing) return;
+      if (heard || this.hears(server)) {
+        hearing.timer = this.#silence(server, session);
+        return;
+      }
+      this.#forget(server);
+      this.#beats.delete(server);
       await this.#write(server, (present) =>
         present?.session === session && present.status === 'running'
           ? this.#status(server, 'unknown', session)
@@ -138,19 +188,25 @@ export class Liveness {
       );
       this.#log.warn({ server }, `server ${server} is not heard of any more`);
     } catch (error) {
-      this.#log.error(
-        { err: error, server },
-        `cannot write that server ${server} is unknown: ${messageOf(error)}`,
-      );
-      this.#replace(server, { session, timer: this.#silence(server, session) });
+      this.#fault(server, error);
+      if (!this.#hearings.has(server))
+        this.#replace(server, { ...hearing, timer: this.#silence(server, session) });
     }
   }
 
   #write(
     server: string,
     next: (present: StatusRecord | undefined) => StatusRecord | undefined,
-  ): Promise<unknown> {
+  ): Promise<StatusRecord | undefined> {
     return updateObject<StatusRecord>(this.#kv, statusBucket.name, server, (present) => next(present?.value));
+  }
+
+  #inBackground(server: string, work: Promise<unknown>): void {
+    work.catch((error: unknown) => this.#fault(server, error));
+  }
+
+  #fault(server: string, error: unknown): void {
+    this.#log.error({ err: error, server }, `cannot write the status of ${server}: ${messageOf(error)}`);
   }
 
   #status(server: string, status: StatusRecord['status'], session: string): StatusRecord {

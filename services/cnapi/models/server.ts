@@ -12,6 +12,7 @@ export const sysinfoSchema = z.looseObject({
   'Zpool Size in GiB': z.coerce.number().optional(),
   Setup: z.union([z.boolean(), z.string()]).optional(),
   'System Type': z.string().optional(),
+  'Boot Parameters': z.looseObject({ headnode: z.string().optional() }).optional(),
   'Network Interfaces': z
     .record(
       z.string(),
@@ -38,6 +39,7 @@ export interface ServerRecord {
   readonly created: string;
   readonly last_boot: string | null;
   readonly ram: number;
+  readonly system_type?: string;
   readonly current_platform: string;
   readonly boot_platform: string;
   readonly boot_params: Record<string, unknown>;
@@ -65,7 +67,6 @@ export function applySysinfo(
   const bootTime = sysinfo['Boot Time'];
   return {
     datacenter,
-    headnode: false,
     reserved: false,
     reservoir: false,
     setting_up: false,
@@ -82,9 +83,11 @@ export function applySysinfo(
     reservation_ratio: 0.15,
     transitional_status: '',
     agents: [],
-    hostname: sysinfo.Hostname,
+    headnode: sysinfo['Boot Parameters']?.headnode === 'true',
     ...present,
     uuid: sysinfo.UUID,
+    hostname: sysinfo.Hostname,
+    ...(sysinfo['System Type'] === undefined ? {} : { system_type: sysinfo['System Type'] }),
     setup: sysinfo.Setup === true || sysinfo.Setup === 'true',
     last_boot: bootTime === undefined ? null : new Date(bootTime * 1000).toISOString(),
     ram: Number(sysinfo['MiB of Memory'] ?? 0),
@@ -95,11 +98,12 @@ export function applySysinfo(
 
 /** What an operator may change of a server (POST /servers/:uuid). */
 export const serverUpdateSchema = z.strictObject({
-  agents: z.array(z.looseObject({ name: z.string() })).optional(),
+  agents: z.array(z.looseObject({})).optional(),
   boot_platform: z.string().optional(),
   boot_params: z.record(z.string(), z.unknown()).optional(),
   comments: z.string().optional(),
-  default_console: z.enum(['vga', 'serial', 'ttya', 'ttyb', 'ttyc', 'ttyd', 'text']).optional(),
+  datacenter: z.string().optional(),
+  default_console: z.string().optional(),
   next_reboot: z.iso.datetime().optional(),
   overprovision_ratios: z
     .partialRecord(z.enum(['cpu', 'ram', 'disk', 'io', 'net']), z.number().min(0))
@@ -125,6 +129,7 @@ export interface Capacity {
 }
 
 export interface Extras {
+  readonly last_heartbeat?: boolean;
   readonly sysinfo?: boolean;
   readonly agents?: boolean;
   readonly capacity?: Capacity | undefined;
@@ -142,7 +147,7 @@ export function presentServer(
   return {
     ...general,
     status: heard ? 'running' : record.transitional_status || 'unknown',
-    last_heartbeat: status?.last_heartbeat ?? null,
+    ...(extras.last_heartbeat === true ? { last_heartbeat: status?.last_heartbeat ?? null } : {}),
     ...(extras.sysinfo === true ? { sysinfo } : {}),
     ...(extras.agents === true ? { agents } : {}),
     ...(extras.vms === undefined ? {} : { vms: extras.vms }),

@@ -1,5 +1,4 @@
 import { z } from 'zod';
-import type { KvObject } from '../../../kvstore/types.ts';
 import { CongerError } from '../../../runtime/errors.ts';
 import type { ServiceContext } from '../../common/service.ts';
 import { serversBucket, statusBucket } from '../models/buckets.ts';
@@ -32,7 +31,7 @@ interface Step {
 
 interface Candidate {
   readonly server: ServerRecord;
-  readonly running: boolean;
+  readonly status: StatusRecord | undefined;
   readonly vms: number;
   readonly free: Capacity;
 }
@@ -59,7 +58,9 @@ export function allocateRoutes(context: ServiceContext): void {
     };
     narrow('Servers which have been setup', ({ server }) => (server.setup ? undefined : 'not set up'));
     narrow('Servers which are not reserved', ({ server }) => (server.reserved ? 'reserved' : undefined));
-    narrow('Servers which are currently running', ({ running }) => (running ? undefined : 'not running'));
+    narrow('Servers which are currently running', ({ status }) =>
+      status?.status === 'running' ? undefined : 'not running',
+    );
     narrow('Servers with required networks', ({ server }) => missingTag(server, nic_tags));
     narrow('Servers with enough unreserved RAM', ({ free }) =>
       free.ram >= vm.ram ? undefined : `${free.ram} MiB left`,
@@ -69,11 +70,16 @@ export function allocateRoutes(context: ServiceContext): void {
     );
     const [best] = left.sort(byPreference);
     if (best === undefined) {
-      throw new CongerError('NoAllocatableServers', `No allocatable servers found: ${summary(steps)}`, {
-        context: { steps },
-      });
+      throw new CongerError(
+        'NoAllocatableServersError',
+        `No compute resources available: ${summary(steps)}`,
+        {
+          context: { steps },
+        },
+      );
     }
-    return { server: presentServer(best.server, undefined, { capacity: best.free }), steps };
+    const server = presentServer(best.server, best.status, { capacity: best.free, sysinfo: true });
+    return { server, steps, imgapiPeers: [] };
   });
 
   app.post('/capacity', { schema: { body: capacitySchema } }, async (request) => {
@@ -97,10 +103,10 @@ async function candidates(
       servers.objects.map((server) => server.key),
     ),
   ]);
-  const heard = new Set(running.objects.map((object: KvObject<StatusRecord>) => object.key));
+  const statuses = new Map(running.objects.map((object) => [object.key, object.value]));
   return servers.objects.map(({ value }) => {
     const own = vms.get(value.uuid) ?? [];
-    return { server: value, running: heard.has(value.uuid), vms: own.length, free: capacityOf(value, own) };
+    return { server: value, status: statuses.get(value.uuid), vms: own.length, free: capacityOf(value, own) };
   });
 }
 
@@ -123,5 +129,5 @@ function byPreference(a: Candidate, b: Candidate): number {
 function summary(steps: readonly Step[]): string {
   const failed = steps.find((step) => step.remaining.length === 0);
   const reasons = Object.values(failed?.reasons ?? {});
-  return `no ${(failed?.step ?? 'servers').toLowerCase()}${reasons.length > 0 ? ` (${reasons[0]})` : ''}`;
+  return `no ${(failed?.step ?? 'Servers').replace('Servers', 'servers')}${reasons.length > 0 ? ` (${reasons[0]})` : ''}`;
 }

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import type { KvObject } from '../../../kvstore/types.ts';
-import { CongerError } from '../../../runtime/errors.ts';
+import { CongerError, isCongerError } from '../../../runtime/errors.ts';
 import { updateObject } from '../../common/retry.ts';
 import type { ServiceContext } from '../../common/service.ts';
 import { serversBucket, statusBucket } from '../models/buckets.ts';
@@ -81,14 +81,11 @@ export function serverRoutes(context: ServiceContext): void {
 
   app.delete('/servers/:uuid', { schema: { params: serverParams } }, async (request, reply) => {
     const { uuid } = request.params;
-    const server = await readServer(context, uuid);
-    const status = await kv.tryGet<StatusRecord>(statusBucket.name, uuid);
-    await kv.batch([
-      { operation: 'delete', bucket: serversBucket.name, key: uuid, etag: server._etag },
-      ...(status === undefined
-        ? []
-        : [{ operation: 'delete' as const, bucket: statusBucket.name, key: uuid }]),
-    ]);
+    await readServer(context, uuid);
+    // The status stays: whoever hears the server goes on to answer for it, and it may register again.
+    await kv.del(serversBucket.name, uuid).catch((error: unknown) => {
+      throw isCongerError(error, 'ObjectNotFoundError') ? notFound(uuid) : error;
+    });
     return reply.code(204).send();
   });
 }
@@ -134,6 +131,7 @@ async function present(
   return servers.map(({ value }) => {
     const own = vms?.get(value.uuid) ?? [];
     const shown: Extras = {
+      last_heartbeat: extras.length > 0,
       sysinfo: has('sysinfo'),
       agents: has('agents'),
       ...(has('capacity', 'memory', 'disk') ? { capacity: capacityOf(value, own) } : {}),

@@ -6,7 +6,8 @@ import { requestKey } from '../../common/http.ts';
 import { derivedUuid } from '../../common/ids.ts';
 import { updateObject } from '../../common/retry.ts';
 import type { ServiceContext } from '../../common/service.ts';
-import { tasksBucket } from '../models/buckets.ts';
+import { statusBucket, tasksBucket } from '../models/buckets.ts';
+import type { StatusRecord } from '../models/status.ts';
 import { isOver, type TaskEvent, type TaskRecord } from '../models/task.ts';
 import { readServer, serverParams } from './servers.ts';
 
@@ -30,10 +31,13 @@ export function taskRoutes(context: ServiceContext): void {
   app.post(
     '/servers/:uuid/nop',
     { schema: { params: serverParams, body: z.record(z.string(), z.unknown()).default({}) } },
-    async (request, reply) => {
-      await readServer(context, request.params.uuid);
-      const id = await createTask(context, 'nop', request, request.params.uuid, request.body);
-      return reply.code(202).send({ id });
+    async (request) => {
+      const { uuid } = request.params;
+      await readServer(context, uuid);
+      const status = await kv.tryGet<StatusRecord>(statusBucket.name, uuid);
+      if (status?.value.status !== 'running')
+        throw new CongerError('ServerNotRunning', 'Operation attempted on server which is not running');
+      return { id: await createTask(context, 'nop', request, uuid, request.body) };
     },
   );
 
@@ -52,7 +56,11 @@ export function taskRoutes(context: ServiceContext): void {
 
   app.get('/tasks/:id/wait', { schema: { params: taskParams, querystring: waitSchema } }, async (request) => {
     const { id } = request.params;
-    const ended = AbortSignal.any([shutdown.signal, closed(request.raw.socket)]);
+    const gone = new AbortController();
+    const leave = () => gone.abort();
+    const { socket } = request.raw;
+    socket.once('close', leave);
+    const ended = AbortSignal.any([shutdown.signal, gone.signal]);
     try {
       return await broadcast.waitFor(
         { bucket: tasksBucket.name, key: id, timeoutMs: request.query.timeout * 1000, signal: ended },
@@ -69,6 +77,8 @@ export function taskRoutes(context: ServiceContext): void {
           cause: error,
         });
       throw error;
+    } finally {
+      socket.off('close', leave);
     }
   });
 
@@ -127,10 +137,4 @@ async function readTask({ kv }: ServiceContext, id: string): Promise<TaskRecord>
 
 function noTask(): CongerError {
   return new CongerError('ResourceNotFound', 'no such task found');
-}
-
-function closed(socket: { once(event: 'close', listener: () => void): unknown }): AbortSignal {
-  const controller = new AbortController();
-  socket.once('close', () => controller.abort());
-  return controller.signal;
 }

@@ -1,0 +1,219 @@
+import { randomUUID } from 'node:crypto';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { TestKv } from '../../../changefeed/testing/kv.ts';
+import { CongerError } from '../../../runtime/errors.ts';
+import { silentLogger } from '../../../runtime/log.ts';
+import { statusBucket } from '../models/buckets.ts';
+import type { StatusRecord } from '../models/status.ts';
+import { Liveness } from './liveness.ts';
+
+const silenceMs = 10_000;
+
+/** A KV tier whose writes of statuses every instance is told of, as by the feed. */
+class Statuses extends TestKv {
+  readonly writes: StatusRecord[] = [];
+  failing = false;
+  readonly #instances: Liveness[] = [];
+  readonly #dead = new Set<Liveness>();
+
+  instance(name: string): Liveness {
+    const self = new Liveness({
+      kv: this,
+      log: silentLogger(),
+      member: name,
+      silenceMs,
+      heardElsewhere: async (server) =>
+        this.#instances.some((other) => other !== self && !this.#dead.has(other) && other.hears(server)),
+    });
+    this.#instances.push(self);
+    return self;
+  }
+
+  kill(instance: Liveness): void {
+    this.#dead.add(instance);
+    instance.close();
+  }
+
+  /** What an heir does that was given some partitions. */
+  inherit(heir: Liveness): void {
+    heir.inherit(this.status as StatusRecord);
+  }
+
+  get status(): StatusRecord | undefined {
+    return this.objects.get(`${statusBucket.name}/${server}`)?.value as StatusRecord | undefined;
+  }
+
+  override async put(bucket: string, key: string, value: unknown, options = {}): Promise<{ etag: string }> {
+    if (this.failing) throw new CongerError('NoDatabasePeersError', 'no database');
+    const answer = await super.put(bucket, key, value, options);
+    this.writes.push(value as StatusRecord);
+    for (const instance of this.#instances)
+      if (!this.#dead.has(instance)) instance.written(value as StatusRecord);
+    return answer;
+  }
+}
+
+const server = randomUUID();
+let kv: Statuses;
+let a: Liveness;
+let b: Liveness;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  kv = new Statuses();
+  a = kv.instance('a');
+  b = kv.instance('b');
+});
+afterEach(() => {
+  a.close();
+  b.close();
+  vi.useRealTimers();
+});
+
+const pass = (ms: number) => vi.advanceTimersByTimeAsync(ms);
+const states = () => kv.writes.map(({ status, instance }) => `${status} ${instance}`);
+
+describe('heartbeats', () => {
+  test('are written once, however many come to however many instances', async () => {
+    for (let i = 0; i < 40; i++) {
+      await (i % 3 === 0 ? a : b).beat(server);
+      await pass(5_000);
+    }
+    expect(states()).toEqual(['running a']);
+  });
+
+  test('also where the one that answers for the server hears none for longer than the silence', async () => {
+    await a.beat(server);
+    for (let i = 0; i < 20; i++) {
+      await pass(5_000);
+      await b.beat(server);
+    }
+    expect(states()).toEqual(['running a']);
+    await pass(3 * silenceMs);
+    expect(states()).toEqual(['running a', 'unknown a']);
+  });
+
+  test('that come at once make one claim', async () => {
+    await Promise.all([a.beat(server), a.beat(server), a.beat(server)]);
+    expect(states()).toEqual(['running a']);
+  });
+
+  test('that cease make the server unknown, and running again when they come again', async () => {
+    await a.beat(server);
+    await pass(silenceMs - 1);
+    expect(kv.status?.status).toBe('running');
+    await pass(1);
+    expect(states()).toEqual(['running a', 'unknown a']);
+    await b.beat(server);
+    await a.beat(server);
+    expect(states()).toEqual(['running a', 'unknown a', 'running b']);
+  });
+
+  test('are tried again with the next one where the first could not be written', async () => {
+    kv.failing = true;
+    await expect(a.beat(server)).rejects.toThrow('no database');
+    kv.failing = false;
+    await a.beat(server);
+    expect(states()).toEqual(['running a']);
+  });
+
+  test('that cease while the KV tier is gone make the server unknown once it is back', async () => {
+    await a.beat(server);
+    kv.failing = true;
+    await pass(silenceMs);
+    kv.failing = false;
+    await pass(silenceMs);
+    expect(states()).toEqual(['running a', 'unknown a']);
+  });
+});
+
+describe('an agent’s connection', () => {
+  test('keeps the server running without a word, and its end begins the silence', async () => {
+    const session = await a.connected(server);
+    await pass(10 * silenceMs);
+    a.lost(server, session);
+    await pass(silenceMs - 1);
+    expect(states()).toEqual(['running a']);
+    await pass(1);
+    expect(states()).toEqual(['running a', 'unknown a']);
+  });
+
+  test('to another instance takes the server over; the old one’s end says nothing any more', async () => {
+    const session = await a.connected(server);
+    await b.connected(server);
+    a.lost(server, session);
+    await pass(3 * silenceMs);
+    expect(states()).toEqual(['running a', 'running b']);
+  });
+
+  test('within the silence leaves no trace but who answers', async () => {
+    const first = await a.connected(server);
+    a.lost(server, first);
+    await pass(silenceMs / 2);
+    await a.connected(server);
+    await pass(3 * silenceMs);
+    expect(states()).toEqual(['running a', 'running a']);
+  });
+
+  test('that could not be written down is not held for one', async () => {
+    kv.failing = true;
+    await expect(a.connected(server)).rejects.toThrow('no database');
+    expect(a.hears(server)).toBe(false);
+  });
+
+  test('is put right where somebody wrote that the server is unknown', async () => {
+    await a.connected(server);
+    const status = kv.status as StatusRecord;
+    await kv.put(statusBucket.name, server, { ...status, status: 'unknown', instance: 'b' });
+    await pass(0);
+    expect(kv.status).toMatchObject({ status: 'running', instance: 'a' });
+  });
+});
+
+describe('a server whose instance is gone', () => {
+  test('is unknown once the silence is over', async () => {
+    await a.connected(server);
+    kv.kill(a);
+    kv.inherit(b);
+    await pass(silenceMs - 1);
+    expect(kv.status?.status).toBe('running');
+    await pass(1);
+    expect(states()).toEqual(['running a', 'unknown b']);
+  });
+
+  test('is answered for by whoever hears it next', async () => {
+    await a.beat(server);
+    kv.kill(a);
+    kv.inherit(b);
+    await b.beat(server);
+    await pass(silenceMs - 1);
+    await b.beat(server);
+    await pass(silenceMs - 1);
+    expect(states()).toEqual(['running a', 'running b']);
+  });
+
+  test('is answered for at once by an heir that hears it already', async () => {
+    await a.beat(server);
+    await b.beat(server);
+    kv.kill(a);
+    kv.inherit(b);
+    await pass(0);
+    expect(states()).toEqual(['running a', 'running b']);
+  });
+
+  test('stays running while one that is not its heir hears it', async () => {
+    const c = kv.instance('c');
+    await a.beat(server);
+    await b.beat(server);
+    kv.kill(a);
+    kv.inherit(c);
+    for (let i = 0; i < 6; i++) {
+      await pass(silenceMs / 2);
+      await b.beat(server);
+    }
+    expect(states()).toEqual(['running a']);
+    await pass(3 * silenceMs);
+    expect(states()).toEqual(['running a', 'unknown c']);
+    c.close();
+  });
+});
