@@ -1,5 +1,6 @@
+import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { writeFile } from 'node:fs/promises';
+import { open, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Task } from './contract/wire.ts';
@@ -95,6 +96,42 @@ describe('programming', () => {
     // How many came while the second run worked is the network's affair; that they came one by one is not.
     expect(driver.runs).toBeLessThan(10);
     expect(driver.firewall.tables[1]?.chains.get('in_1')?.rules).toHaveLength(51);
+  });
+
+  it('waits for the disk with what it says, not with what it does', async () => {
+    class TellingDriver extends SimulatedDriver {
+      readonly loaded = new Map<number, Gate>();
+      override async loadFirewall(next: Ruleset, inForce: Ruleset | null): Promise<void> {
+        await super.loadFirewall(next, inForce);
+        this.loaded.get(next.tables[1]?.chains.get('in_1')?.rules.length ?? 0)?.open();
+      }
+    }
+    const driver = new TellingDriver();
+    await node.end();
+    node = new SimulatedNode(driver);
+    const vm = testVm(node.uuid, '192.168.1.5');
+    datacenter.put(firewallVmObject(vm));
+    await node.start([datacenter.url]);
+    await datacenter.until(() => datacenter.applied.has(node.uuid));
+    const before = datacenter.applied.get(node.uuid)?.position;
+    // Whoever opens it for writing waits for a reader; and it cannot be made durable.
+    const file = join(node.home, 'desired.json.new');
+    execFileSync('mkfifo', [file]);
+    let last = '';
+    for (const rules of [2, 3, 4]) {
+      const gate = new Gate();
+      driver.loaded.set(rules, gate);
+      const incoming = { vms: [vm.uuid], peers: [`10.0.0.${rules}`] };
+      last = datacenter.put(ruleObject(rule({ in: incoming }), [node.uuid]));
+      await gate.opened;
+    }
+    expect(datacenter.applied.get(node.uuid)?.position).toBe(before);
+    const reader = await open(file, 'r');
+    await rm(file);
+    await reader.close();
+    expect(await datacenter.shown(node.uuid, last)).toEqual([]);
+    await node.stop();
+    expect(await readFile(join(node.home, 'desired.json'), 'utf8')).toContain(last);
   });
 
   it('says when each position was in the kernel', async () => {

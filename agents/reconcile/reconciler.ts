@@ -51,6 +51,8 @@ export class Reconciler {
   #set = false;
   #wanted = false;
   #running: Promise<void> | null = null;
+  /** What is left of the runs that are over, in their order. */
+  #finishing: Promise<void> = Promise.resolve();
   #turn: Promise<unknown> = Promise.resolve();
   #retrying: NodeJS.Timeout | null = null;
   #closed = false;
@@ -89,9 +91,14 @@ export class Reconciler {
     this.trigger();
   }
 
-  /** Resolves once no run is under way or wanted. */
+  /** Resolves once no run is under way or wanted, and what was done is on the disk and told. */
   async idle(): Promise<void> {
-    while (this.#running !== null) await this.#running;
+    let finished: Promise<void> | null = null;
+    while (this.#running !== null || finished !== this.#finishing) {
+      await this.#running;
+      finished = this.#finishing;
+      await finished;
+    }
   }
 
   /** Reads the kernel back and tells how it differs from what it should be, one line each. Changes nothing. */
@@ -139,24 +146,26 @@ export class Reconciler {
     const { state, log } = this.#options;
     // Before anything is known nothing may be taken for unwanted.
     if (!state.known) return;
-    let taken = this.timings.take();
+    const taken = this.timings.take();
     const { position } = state;
+    const failed = new Map(state.refused.map(({ key, reason }) => [key, reason]));
     const stop = agentMetrics.reconcileSeconds.startTimer();
+    // The kernel call starts first; the state is written while it runs.
+    const saved = new Promise(setImmediate)
+      .then(() => state.save())
+      .then(
+        () => null,
+        (error: unknown) => ({ error }),
+      );
+    let programmed = false;
     try {
-      const failed = new Map(state.refused.map(({ key, reason }) => [key, reason]));
-      // The kernel call starts first; the state is written while it runs.
-      const saving = new Promise(setImmediate).then(() => state.save());
-      const programming = this.#program(failed).then(() => this.timings.applied(taken));
-      const [programmed, saved] = await Promise.allSettled([programming, saving]);
-      if (programmed.status === 'rejected') throw programmed.reason;
-      for (const timing of programmed.value) {
+      await this.#program(failed);
+      programmed = true;
+      for (const timing of this.timings.applied(taken)) {
         agentMetrics.kernelSeconds.observe((timing.applied - timing.received) / 1000);
         log.debug({ ...timing }, 'a change is in the kernel');
       }
       agentMetrics.applied.inc(taken.length);
-      taken = [];
-      if (saved.status === 'rejected') throw saved.reason;
-      this.#finish(position, failed);
       stop({ result: failed.size === 0 ? 'ok' : 'partly' });
     } catch (error) {
       this.timings.giveBack(taken);
@@ -164,6 +173,14 @@ export class Reconciler {
       stop({ result: 'error' });
       this.#retryLater();
     }
+    // The disk is waited for before the position is called applied, and not before the next change is programmed.
+    this.#finishing = this.#finishing.then(async () => {
+      const trouble = await saved;
+      if (!programmed) return;
+      if (trouble === null) return this.#finish(position, failed);
+      log.error({ err: trouble.error }, `cannot save the desired state: ${messageOf(trouble.error)}`);
+      this.#retryLater();
+    });
   }
 
   #finish(position: string, failed: ReadonlyMap<string, string>): void {
