@@ -26,6 +26,10 @@ async function service(name: keyof typeof validationStyles): Promise<App> {
   app.get('/known', async () => {
     throw new CongerError('PreconditionFailed', 'the etag is another');
   });
+  app.get('/named/:name', async () => ({}));
+  app.get('/unfit', async () => {
+    throw new CongerError('InvalidIndexTypeError', 'it contains NUL');
+  });
   app.post('/key', async (request) => ({ key: requestKey(request) }));
   app.get('/slow', async () => {
     arrived();
@@ -100,6 +104,24 @@ describe('errors have the form that Triton’s clients expect', () => {
       412,
       { code: 'PreconditionFailed', message: 'the etag is another' },
     ]);
+  });
+
+  test('a path that the router itself refuses', async () => {
+    const http = await service('napi');
+    const escaped = await http.inject({ url: '/known/%zz' });
+    expect([escaped.statusCode, escaped.json().code]).toEqual([400, 'BadRequest']);
+    const long = await http.inject({ url: `/named/${'a'.repeat(513)}` });
+    expect([long.statusCode, long.json().code]).toEqual([414, 'BadRequest']);
+  });
+
+  test('a value that no index can hold', async () => {
+    const http = await service('fwapi');
+    const answer = await http.inject({ url: '/unfit' });
+    expect(answer.statusCode).toBe(422);
+    expect(answer.json()).toMatchObject({
+      code: 'InvalidParameters',
+      errors: [{ field: 'parameters', code: 'InvalidParameter', message: 'it contains NUL' }],
+    });
   });
 
   test('a bug is answered without its detail, with the request id', async () => {

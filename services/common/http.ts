@@ -136,6 +136,8 @@ export async function createHttp({ name, instance, log }: HttpOptions): Promise<
       ).requestId;
     },
     routerOptions: { ignoreTrailingSlash: true, maxParamLength: 512 },
+    // Errors of the router itself, which no error handler sees.
+    frameworkErrors: (error, request, reply) => sendError(error, request, reply, style, log),
   }).withTypeProvider<ZodTypeProvider>();
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
@@ -251,6 +253,9 @@ function toCongerError(
   request: FastifyRequest,
   style: ValidationStyle,
 ): CongerError | undefined {
+  if (isCongerError(error, 'InvalidIndexTypeError')) {
+    return validationError(style, [{ field: 'parameters', code: style.invalidCode, message: error.message }]);
+  }
   if (isCongerError(error)) {
     return isCongerError(error, 'InternalError') ? undefined : error;
   }
