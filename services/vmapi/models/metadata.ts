@@ -44,6 +44,8 @@ export function metadataSchema(kind: MetadataKind, options: { readonly creating:
         context.addIssue({ code: 'custom', path: [key], message, input: given[key] });
       for (const [key, value] of Object.entries(given)) {
         if (!isScalar(value)) refuse(key, 'Forbidden Data Type');
+        // Tags are indexed as text, which cannot hold it.
+        else if (kind === 'tags' && `${key}${value}`.includes('\0')) refuse(key, 'NUL is not allowed');
         else if (kind === 'customer_metadata' && password.test(key)) refuse(key, 'Forbidden Metadata Key');
         else if (!options.creating && isProtected(kind, key))
           refuse(key, `Special tag "${key}" not supported`);

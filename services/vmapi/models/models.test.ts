@@ -38,6 +38,12 @@ function nic(mac: string, primary = false) {
 }
 
 describe('tags', () => {
+  it('may not hold what their index cannot', () => {
+    expect(() => vm({}, { tags: { 'a\u0000': 'b' } })).toThrow('NUL');
+    expect(() => vm({}, { tags: { a: '\u0000' } })).toThrow('NUL');
+    expect(vm({}, { customer_metadata: { a: '\u0000' } }).customer_metadata).toEqual({ a: '\u0000' });
+  });
+
   it('stand in Triton’s searchable string, with what separates them escaped', () => {
     expect(tagString({ 'a-b': 'c=d-e', n: -1, up: true })).toBe('-a%2Db=c%3Dd%2De-n=%n{%2D1}-up=%b{true}-');
     expect(tagString({})).toBe('');
