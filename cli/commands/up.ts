@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import { type Datacenter, startDatacenter } from '../datacenter.ts';
 import type { DatacenterOptions } from '../options.ts';
@@ -106,9 +107,9 @@ function welcome({ endpoints, home }: Datacenter): string {
 ${table(rows)}
 
 Three things to try:
-  open ${adminui[0]} in a browser, and watch what follows appear there
-  curl -s ${cnapi[0]}/servers          # the compute nodes
-  curl -s ${napi[0]}/networks          # the networks; ${vmapi[0]}/docs describes every call
+  open ${adminui[0]} in a browser, and watch what the last line does appear there
+  curl -s ${cnapi[0]}/servers          # the compute nodes; ${vmapi[0]}/docs describes every call
+  curl -s ${napi[0]}/fabrics/${randomUUID()}/vlans -H 'content-type: application/json' -d '{"name":"first","vlan_id":2}'
 
 Ctrl-C stops everything.
 `;
