@@ -74,6 +74,28 @@ describe('an agent', () => {
     }
   });
 
+  test('is told objects as they are, also those that this instance cannot read', async () => {
+    const [server, owner] = [randomUUID(), randomUUID()];
+    const later = { v: 2, kind: 'gateway', key: 'gateway/1', owner_uuid: owner, span: [server], body: 7 };
+    const broken = { ...overlay(randomUUID(), owner, [server], 1), body: { vnet_id: 'many' } };
+    const write = (key: string, value: unknown) => cnapi.stack.kv.put(desiredBucket.name, key, value);
+    await write(later.key, later);
+    await write(broken.key, broken);
+    const agent = await TestAgent.connect(instance(0), server);
+    expect([...agent.objects.values()]).toEqual(expect.arrayContaining([later, broken]));
+    // What is nobody's does not hold up what follows.
+    await write('odd/1', { key: 'odd/1', owner_uuid: owner, span: 'none' });
+    await write('odd/1', { key: 'odd/1', owner_uuid: owner });
+    await write(later.key, { ...later, v: 3 });
+    await cnapi.stack.kv.del(desiredBucket.name, broken.key);
+    await agent.until(() => agent.messages.length === 3);
+    expect(agent.messages.slice(1)).toMatchObject([
+      { type: 'put', object: { ...later, v: 3 } },
+      { type: 'delete', key: broken.key },
+    ]);
+    await agent.close();
+  });
+
   test('misses nothing and sees nothing twice that was written while it was told', async () => {
     let seed = 5;
     const random = (n: number) => {
