@@ -13,6 +13,8 @@ const silenceMs = 10_000;
 class Statuses extends TestKv {
   readonly writes: StatusRecord[] = [];
   failing = false;
+  /** Writes that the feed is yet to show. */
+  lag: StatusRecord[] | undefined;
   readonly #instances: Liveness[] = [];
   readonly #dead = new Set<Liveness>();
 
@@ -47,9 +49,19 @@ class Statuses extends TestKv {
     if (this.failing) throw new CongerError('NoDatabasePeersError', 'no database');
     const answer = await super.put(bucket, key, value, options);
     this.writes.push(value as StatusRecord);
-    for (const instance of this.#instances)
-      if (!this.#dead.has(instance)) instance.written(value as StatusRecord);
+    if (this.lag === undefined) this.#show(value as StatusRecord);
+    else this.lag.push(value as StatusRecord);
     return answer;
+  }
+
+  catchUp(): void {
+    const { lag = [] } = this;
+    this.lag = undefined;
+    for (const written of lag) this.#show(written);
+  }
+
+  #show(written: StatusRecord): void {
+    for (const instance of this.#instances) if (!this.#dead.has(instance)) instance.written(written);
   }
 }
 
@@ -117,6 +129,17 @@ describe('heartbeats', () => {
     expect(states()).toEqual(['running a']);
   });
 
+  test('that cannot be written leave the server to the silence of its instance that is gone', async () => {
+    await a.beat(server);
+    kv.kill(a);
+    kv.inherit(b);
+    kv.failing = true;
+    await expect(b.beat(server)).rejects.toThrow('no database');
+    kv.failing = false;
+    await pass(2 * silenceMs);
+    expect(states()).toEqual(['running a', 'unknown b']);
+  });
+
   test('that cease while the KV tier is gone make the server unknown once it is back', async () => {
     await a.beat(server);
     kv.failing = true;
@@ -167,6 +190,44 @@ describe('an agent’s connection', () => {
     await kv.put(statusBucket.name, server, { ...status, status: 'unknown', instance: 'b' });
     await pass(0);
     expect(kv.status).toMatchObject({ status: 'running', instance: 'a' });
+  });
+});
+
+describe('a feed that lags', () => {
+  test('does not take from an instance what it answers for since', async () => {
+    const session = await a.connected(server);
+    a.lost(server, session);
+    kv.lag = [];
+    await pass(silenceMs);
+    const next = await b.connected(server);
+    expect(states()).toEqual(['running a', 'unknown a', 'running b']);
+    kv.catchUp();
+    await pass(3 * silenceMs);
+    expect(kv.status).toMatchObject({ status: 'running', instance: 'b' });
+    b.lost(server, next);
+    await pass(silenceMs);
+    expect(states()).toEqual(['running a', 'unknown a', 'running b', 'unknown b']);
+  });
+
+  test('nor from one that beats came to', async () => {
+    await a.beat(server);
+    kv.lag = [];
+    await pass(silenceMs);
+    await b.beat(server);
+    kv.catchUp();
+    await pass(silenceMs);
+    expect(states()).toEqual(['running a', 'unknown a', 'running b', 'unknown b']);
+  });
+
+  test('shows the one that is behind that another answers by now', async () => {
+    const session = await a.connected(server);
+    kv.lag = [];
+    await b.connected(server);
+    a.lost(server, session);
+    await pass(silenceMs / 2);
+    kv.catchUp();
+    await pass(3 * silenceMs);
+    expect(states()).toEqual(['running a', 'running b']);
   });
 });
 

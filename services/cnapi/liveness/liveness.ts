@@ -19,6 +19,8 @@ interface Hearing {
   readonly own: boolean;
   /** undefined: the agent's connection is open. */
   timer: NodeJS.Timeout | undefined;
+  /** The feed has shown the session: what it shows of other sessions from now on is later. */
+  seen: boolean;
 }
 
 export interface LivenessOptions {
@@ -43,6 +45,8 @@ export class Liveness {
   readonly #heardElsewhere: LivenessOptions['heardElsewhere'];
   readonly #silenceMs: number;
   readonly #hearings = new Map<string, Hearing>();
+  /** The session that the feed showed last. */
+  readonly #shown = new Map<string, string>();
   /** Servers that another instance answers for, as far as this one knows. */
   readonly #elsewhere = new Set<string>();
   readonly #beats = new Map<string, number>();
@@ -59,7 +63,7 @@ export class Liveness {
   /** The agent's connection is open: the server is heard until `lost` is called with the session that this answers. */
   async connected(server: string): Promise<string> {
     const session = randomUUID();
-    this.#replace(server, { session, own: true, timer: undefined });
+    this.#replace(server, { session, own: true, timer: undefined, seen: false });
     try {
       await this.#write(server, () => this.#status(server, 'running', session));
     } catch (error) {
@@ -98,28 +102,42 @@ export class Liveness {
   inherit({ server_uuid: server, status, session }: StatusRecord): void {
     if (status !== 'running' || this.#hearings.has(server)) return;
     this.#elsewhere.delete(server);
-    this.#replace(server, { session, own: false, timer: this.#silence(server, session) });
+    const seen = this.#shown.get(server) === session;
+    this.#replace(server, { session, own: false, timer: this.#silence(server, session), seen });
     if (this.hears(server)) this.#inBackground(server, this.#claim(server));
   }
 
-  /** A server's status was written, by whomever. */
-  written({ server_uuid: server, status, session, instance }: StatusRecord): void {
+  /** A server's status was written, by whomever. To be told in the order of the writes. */
+  written(written: StatusRecord): void {
+    const { server_uuid: server, session } = written;
+    this.#shown.set(server, session);
     const hearing = this.#hearings.get(server);
     if (hearing?.session === session) {
-      if (status === 'running') return;
-      // Whoever wrote it could not reach this instance, which hears the server.
-      if (hearing.own)
-        this.#inBackground(
-          server,
-          this.#write(server, () => this.#status(server, 'running', session)),
-        );
-      else this.#forget(server);
-      return;
+      hearing.seen = true;
+      if (written.status === 'unknown') this.#judged(server, hearing);
+    } else if (hearing === undefined || hearing.seen) {
+      this.#taken(written);
     }
+  }
+
+  /** Somebody wrote that a server is unknown which this instance answers for. */
+  #judged(server: string, { own, session }: Hearing): void {
+    if (own) {
+      // Whoever it was could not reach this instance, which hears the server.
+      const right = this.#write(server, () => this.#status(server, 'running', session));
+      this.#inBackground(server, right);
+    } else {
+      this.#forget(server);
+    }
+  }
+
+  /** Another session than that which this instance answers for. */
+  #taken({ server_uuid: server, status, instance }: StatusRecord): void {
     if (instance === this.#member) return;
     this.#forget(server);
-    if (status === 'running') this.#elsewhere.add(server);
-    else {
+    if (status === 'running') {
+      this.#elsewhere.add(server);
+    } else {
       this.#elsewhere.delete(server);
       if (this.hears(server)) this.#inBackground(server, this.#claim(server));
     }
@@ -140,16 +158,26 @@ export class Liveness {
 
   async #claimNow(server: string): Promise<void> {
     const session = randomUUID();
-    const inherited = this.#hearings.get(server)?.session;
-    const written = await this.#write(server, (present) => {
-      const others = present?.status === 'running' && present.session !== inherited;
-      return others && present.instance !== this.#member
-        ? undefined
-        : this.#status(server, 'running', session);
-    });
-    if (written?.session !== session) this.#elsewhere.add(server);
-    else if (this.#hearings.get(server)?.own !== true)
-      this.#replace(server, { session, own: true, timer: this.#silence(server, session) });
+    const inherited = this.#hearings.get(server);
+    const timer = this.#silence(server, session);
+    this.#replace(server, { session, own: true, timer, seen: false });
+    const isOurs = () => this.#hearings.get(server)?.session === session;
+    try {
+      const written = await this.#write(server, (present) => {
+        const others = present?.status === 'running' && present.instance !== this.#member;
+        return others && present.session !== inherited?.session
+          ? undefined
+          : this.#status(server, 'running', session);
+      });
+      if (written?.session === session) return;
+      this.#elsewhere.add(server);
+      if (isOurs()) this.#forget(server);
+    } catch (error) {
+      if (isOurs()) this.#forget(server);
+      if (inherited !== undefined && !this.#hearings.has(server))
+        this.#replace(server, { ...inherited, timer: this.#silence(server, inherited.session) });
+      throw error;
+    }
   }
 
   #silence(server: string, session: string): NodeJS.Timeout {
