@@ -1,10 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { setupVmapi } from '../vmapi/setup.ts';
 import { newVm, type Obj, startFwapi, type TestFwapi } from './testing/fwapi.ts';
 
 let fwapi: TestFwapi;
 beforeAll(async () => {
   fwapi = await startFwapi(2);
+  await fwapi.stack.start('vmapi', (context) => setupVmapi(context));
 });
 afterAll(() => fwapi?.close());
 
@@ -208,6 +210,8 @@ test('the machines of a rule and the rules of a machine', async () => {
   const vmsOf = async (rule: Rule, owner_uuid: string) =>
     (await call<Rule[]>('getRuleVMs', rule.uuid, { owner_uuid })).map(({ uuid }) => uuid).sort();
   expect(await vmsOf(tags, owner)).toEqual([web.uuid, db.uuid].sort());
+  const [asVmapi] = await call<Obj[]>('getRuleVMs', named.uuid, { owner_uuid: owner });
+  expect(asVmapi).toMatchObject({ uuid: plain.uuid, brand: 'joyent', tags: {}, nics: plain.nics });
   expect(await vmsOf(named, owner)).toEqual([plain.uuid]);
   expect(await vmsOf(global, owner)).toEqual([web.uuid, db.uuid, plain.uuid].sort());
   expect(await vmsOf(global, randomUUID())).toEqual([]);

@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { fastify } from 'fastify';
 import { type SdcClient, sdcClient } from '../../../test/fixtures/sdc.ts';
 import { type Instance, type Stack, startStack } from '../../../test/fixtures/stack.ts';
 import type { VmRecord } from '../../common/records.ts';
@@ -14,7 +13,7 @@ export interface RawAnswer {
   readonly body: any;
 }
 
-/** Instances of FWAPI on one stack, with a stand-in for VMAPI that answers the machines of the KV tier. */
+/** Instances of FWAPI on one stack. */
 export interface TestFwapi {
   readonly stack: Stack;
   readonly instances: readonly Instance[];
@@ -28,17 +27,8 @@ export interface TestFwapi {
 
 export async function startFwapi(instanceCount: number): Promise<TestFwapi> {
   const stack = await startStack();
-  const vmapi = fastify();
-  vmapi.get<{ Querystring: { uuids: string } }>('/vms', async (request) => {
-    const filter = `(|${request.query.uuids
-      .split(',')
-      .map((uuid) => `(uuid=${uuid})`)
-      .join('')})`;
-    return (await stack.kv.find<VmRecord>(vmsBucket.name, filter)).objects.map(({ value }) => value);
-  });
-  const overrides = { vmapi: [await vmapi.listen({ host: '127.0.0.1', port: 0 })] };
   const instances = await Promise.all(
-    Array.from({ length: instanceCount }, () => stack.start('fwapi', setupFwapi, overrides)),
+    Array.from({ length: instanceCount }, () => stack.start('fwapi', setupFwapi)),
   );
   const clients = instances.map(({ url }) => sdcClient('FWAPI', url));
   let turn = 0;
@@ -63,7 +53,6 @@ export async function startFwapi(instanceCount: number): Promise<TestFwapi> {
     close: async () => {
       for (const client of clients) client.close();
       await stack.close();
-      await vmapi.close();
     },
   };
 }
@@ -80,6 +69,8 @@ export function newVm(owner: string, fields: Partial<VmRecord> = {}): VmRecord {
     owner_uuid: owner,
     server_uuid: randomUUID(),
     state: 'running',
+    brand: 'joyent',
+    create_timestamp: Date.now(),
     firewall_enabled: true,
     tag_map: {},
     nics: [{ mac, ip, ips: [`${ip}/24`], nic_tag: 'sdc_overlay/77' }],
