@@ -6,6 +6,7 @@ import { cleanup } from '../agents/driver/cleanup.ts';
 import { messageOf } from '../runtime/errors.ts';
 import { type Endpoints, EndpointsFile } from './endpoints.ts';
 import { Home, lockHome } from './home.ts';
+import { readHomeLog } from './home-log.ts';
 import { type Need, provide } from './install.ts';
 import { type Identities, identities, type NodeKind, netnsProblem } from './nodes.ts';
 import type { DatacenterOptions } from './options.ts';
@@ -73,9 +74,11 @@ async function nodeKind(options: DatacenterOptions, met: Set<Need>, ids: Identit
 }
 
 /** Whether a broker is started; without what it takes the log is the embedded one, unless it has been in Kafka before. */
-function ownKafka(home: Home, met: Set<Need>, say: (line: string) => void): boolean {
+async function ownKafka(home: Home, met: Set<Need>, say: (line: string) => void): Promise<boolean> {
   if (met.has('kafka')) return true;
-  if (existsSync(home.kafka)) throw new Error(`${home.path} has its log in Kafka, which cannot be started`);
+  const before = await readHomeLog(home);
+  const wasKafka = before === undefined ? existsSync(home.kafka) : before.kind === 'kafka';
+  if (wasKafka) throw new Error(`${home.path} has its log in Kafka, which cannot be started`);
   say('the log is the embedded one');
   return false;
 }
@@ -124,7 +127,7 @@ async function bringUp(
   if (process.env.CI && options.install !== false && unmet.length > 0) {
     throw new Error(`CI is set, and this could not be installed: what ${unmet.join(' and ')} take`);
   }
-  const kafka = options.kafka === true ? ownKafka(home, met, say) : (options.kafka ?? false);
+  const kafka = options.kafka === true ? await ownKafka(home, met, say) : (options.kafka ?? false);
 
   const base = options.portBase ?? defaultPortBase;
   const ports = planPorts(base === 'free' ? await freeRange(portCount(instances)) : base, instances);

@@ -20,6 +20,10 @@ export class Home {
     return join(this.path, 'nodes.json');
   }
 
+  get changes(): string {
+    return join(this.path, 'changes.json');
+  }
+
   get lock(): string {
     return join(this.path, 'up.pid');
   }

@@ -2,8 +2,10 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { loadConfig } from '../runtime/config.ts';
 import type { Endpoints } from './endpoints.ts';
 import type { Home } from './home.ts';
+import { homeLogOf, useLog } from './home-log.ts';
 import { searchPath } from './install.ts';
 import type { Identities, NodeKind } from './nodes.ts';
 import type { DatacenterOptions } from './options.ts';
@@ -159,6 +161,14 @@ export async function startAll(supervisor: Supervisor, plan: Plan): Promise<void
     stores.push(step('Kafka', [kafkaPart(kafka)]));
   }
   await Promise.all(stores);
+  const { captureSlot: slot, kafkaTopic } = loadConfig(common);
+  await useLog({
+    home,
+    log: homeLogOf(options.kafka ?? false, kafkaTopic),
+    postgres: where.postgres,
+    slot,
+    say,
+  });
   // What is written before the replication slot is there would not be in the log.
   await step('capture', [
     part('capture', 0, { CONGER_PORT: String(ports.capture), CONGER_METRICS_PORT: String(ports.capture) }),
