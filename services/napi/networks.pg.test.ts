@@ -344,6 +344,24 @@ describe('networks', () => {
     });
   });
 
+  test('a NIC and the deletion of its network do not pass each other', async () => {
+    for (let round = 0; round < 6; round++) {
+      const { uuid } = await napi.network(50);
+      const [made, deleted] = await Promise.all([
+        napi.request('POST', `/networks/${uuid}/nics`, zoneNic()),
+        napi.request('DELETE', `/networks/${uuid}`),
+      ]);
+      const nics = await napi.client().call<Obj[]>('listNics', { network_uuid: uuid });
+      const network = await napi.request('GET', `/networks/${uuid}`);
+      if (deleted.status === 204) {
+        expect([made.status, network.status, nics.length]).toEqual([422, 404, 0]);
+      } else {
+        expect([deleted.body.code, network.status]).toEqual(['InUse', 200]);
+        expect(nics).toHaveLength(made.status === 200 ? 1 : 0);
+      }
+    }
+  });
+
   test('filters, fields and pages of a list', async () => {
     const owner = randomUUID();
     const made: Network[] = [];

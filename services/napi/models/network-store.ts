@@ -115,14 +115,26 @@ async function refuseOverlap(kv: Kv, record: NetworkRecord): Promise<void> {
   throw refused(...errors);
 }
 
-/** Deletes a network that nothing is on. @throws InUse */
+/**
+ * Deletes a network that nothing is on. A NIC that came meanwhile is seen by one side at least: by this one, which puts
+ * the network back, or by the one that makes the NIC, which looks for its network once more.
+ * @throws InUse, EtagConflictError
+ */
 export async function deleteNetwork(kv: Kv, network: KvObject<NetworkRecord>): Promise<void> {
-  const nics = await kv.find<{ mac: number }>(nicsBucket.name, `(network_uuid=${network.key})`, {
-    limit: 1000,
-  });
-  if (nics.count > 0) {
-    const users = nics.objects.map(({ value }) => ({ type: 'nic', id: formatMac(value.mac) }));
-    throw inUse('network must have no NICs provisioned', users);
-  }
+  await refuseUsed(kv, network.key);
   await kv.del(networksBucket.name, network.key, { etag: network._etag }).catch(staleIfGone);
+  try {
+    await refuseUsed(kv, network.key);
+  } catch (error) {
+    await kv.put(networksBucket.name, network.key, network.value, { etag: null });
+    throw error;
+  }
+}
+
+async function refuseUsed(kv: Kv, networkUuid: string): Promise<void> {
+  const filter = `(network_uuid=${networkUuid})`;
+  const nics = await kv.find<{ mac: number }>(nicsBucket.name, filter, { limit: 1000 });
+  if (nics.count === 0) return;
+  const users = nics.objects.map(({ value }) => ({ type: 'nic', id: formatMac(value.mac) }));
+  throw inUse('network must have no NICs provisioned', users);
 }

@@ -6,6 +6,7 @@ import { requestKey } from '../../common/http.ts';
 import type { ServiceContext } from '../../common/service.ts';
 import { type Made, type NicChange, type Nics, networksOf } from '../allocation/nics.ts';
 import { nicsBucket } from '../models/buckets.ts';
+import { invalidField, refused } from '../models/errors.ts';
 import { mac } from '../models/fields.ts';
 import type { NetworkRecord } from '../models/network.ts';
 import { allowances, type NicRecord, presentNic } from '../models/nic.ts';
@@ -59,6 +60,14 @@ export function nicRoutes({ app, kv }: ServiceContext, nics: Nics): void {
     return nics.create({ nic, mac: params.mac, place });
   };
 
+  /** A network that was deleted meanwhile takes the NIC with it. */
+  const presentNew = async ({ nic }: Made): Promise<Record<string, unknown>> => {
+    const network = (await networksOf(kv, [nic])).get(nic.network_uuid ?? '');
+    if (network !== undefined || nic.network_uuid === undefined) return presentNic(nic, network);
+    await nics.delete(nic.mac, () => {});
+    throw refused(invalidField('network_uuid', 'network does not exist'));
+  };
+
   app.get('/nics', { schema: { querystring: listSchema } }, async (request) => {
     const { limit, offset, ...wanted } = request.query;
     const found = await kv.find<NicRecord>(nicsBucket.name, filterOf(wanted), {
@@ -77,14 +86,14 @@ export function nicRoutes({ app, kv }: ServiceContext, nics: Nics): void {
     async (request, reply) => {
       const made = await create(request, { ...request.body, ...request.params });
       sendEtag(reply, made.etag);
-      return present(made);
+      return presentNew(made);
     },
   );
 
   app.post('/nics', { schema: { body: createNicSchema } }, async (request, reply) => {
     const made = await create(request, request.body);
     sendEtag(reply, made.etag);
-    return present(made);
+    return presentNew(made);
   });
 
   app.get('/nics/:mac', { schema: { params: macParams } }, async (request, reply) => {
