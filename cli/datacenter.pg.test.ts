@@ -223,6 +223,13 @@ describe('a datacenter', () => {
     other.kill('SIGKILL');
   });
 
+  it('is refused when no broker that was given answers', async () => {
+    const elsewhere = { kafka: ['127.0.0.1:1'], postgres: shared.url };
+    await expect(start(elsewhere)).rejects.toThrow(
+      'no Kafka broker answers: connect ECONNREFUSED 127.0.0.1:1',
+    );
+  });
+
   it('uses a PostgreSQL that is given, and no compute nodes where none are asked for', async () => {
     const { endpoints, processes } = await start({ nodes: 0 });
     expect(endpoints.postgres).toBe(shared.url);

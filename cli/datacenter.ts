@@ -10,6 +10,7 @@ import { readHomeLog } from './home-log.ts';
 import { type Need, provide } from './install.ts';
 import { type Identities, identities, type NodeKind, netnsProblem } from './nodes.ts';
 import type { DatacenterOptions } from './options.ts';
+import { checkBrokers } from './parts/kafka-part.ts';
 import { freeRange } from './parts/ports.ts';
 import { stopLeftover } from './parts/postgres.ts';
 import { removeData } from './parts/postgres-data.ts';
@@ -59,10 +60,16 @@ async function endMarked(
   }
 }
 
+/** @throws Error when the process is another user's */
 function tryKill(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL');
-  } catch {}
+  } catch (error) {
+    // ESRCH: it has ended by itself.
+    if ((error as NodeJS.ErrnoException).code === 'EPERM') {
+      throw new Error(`process ${pid} of the last run still runs, and is another user's: end it first`);
+    }
+  }
 }
 
 async function nodeKind(options: DatacenterOptions, met: Set<Need>, ids: Identities): Promise<NodeKind> {
@@ -135,6 +142,7 @@ async function bringUp(
   const ids = await identities(home, options.nodes ?? 2);
   const kind = await nodeKind(options, met, ids);
   if (options.postgres !== undefined) await checkPostgres(options.postgres);
+  if (typeof kafka === 'object') await checkBrokers(kafka);
 
   const where = locate(ports, { ...options, kafka }, ids, kind);
   const file = new EndpointsFile(home.endpoints);

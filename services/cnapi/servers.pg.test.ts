@@ -213,6 +213,12 @@ describe('allocation', () => {
     return cnapi.stack.kv.put(vmsBucket.name, uuid, vm);
   };
 
+  test('among no servers finds none', async () => {
+    expect(await place([])).toMatchObject({ status: 409, body: { code: 'NoAllocatableServers' } });
+    const capacity = await cnapi.request('POST', '/capacity', { servers: [] });
+    expect(capacity).toMatchObject({ status: 200, body: { capacities: {} } });
+  });
+
   test('goes to the server with the most room left, of those that will do', async () => {
     const servers = Array.from({ length: 5 }, () => randomUUID());
     const [full, roomy, reserved, silent, bare] = servers as [string, string, string, string, string];

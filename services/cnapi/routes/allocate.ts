@@ -92,6 +92,7 @@ async function candidates(
   { kv }: ServiceContext,
   uuids: readonly string[] | undefined,
 ): Promise<Candidate[]> {
+  if (uuids?.length === 0) return [];
   const among = uuids === undefined ? '(uuid=*)' : `(|${uuids.map((uuid) => `(uuid=${uuid})`).join('')})`;
   const everything = { noLimit: true } as const;
   const servers = await kv.find<ServerRecord>(serversBucket.name, `(&${among}(!(uuid=default)))`, everything);
