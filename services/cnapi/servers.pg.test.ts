@@ -214,7 +214,7 @@ describe('allocation', () => {
   };
 
   test('among no servers finds none', async () => {
-    expect(await place([])).toMatchObject({ status: 409, body: { code: 'NoAllocatableServers' } });
+    expect(await place([])).toMatchObject({ status: 409, body: { code: 'NoAllocatableServersError' } });
     const capacity = await cnapi.request('POST', '/capacity', { servers: [] });
     expect(capacity).toMatchObject({ status: 200, body: { capacities: {} } });
   });
