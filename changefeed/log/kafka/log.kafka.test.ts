@@ -140,11 +140,11 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     fresh();
     const log = await writer();
     await log.open();
-    await log.append([record(1, 0), record(2, 0, 5 << 20), record(3, 0)]);
+    await log.append([record(1, 0), record(2, 0, 6.5 * 2 ** 20), record(3, 0)]);
     const seen: LogRecord[] = [];
     await (await reader()).readAll(10, ({ records }) => void seen.push(...records));
     expect(seen.map(numberOf)).toEqual([1, 2, 3]);
-    expect(seen[1]?.body.length).toBeGreaterThan(5 << 20);
+    expect(seen[1]?.body.length).toBeGreaterThan(6.5 * 2 ** 20);
     const failing = log.append([record(4, 0, 9 << 20)]);
     const behind = log.append([record(5, 0)]);
     await expect(failing).rejects.toThrow(/Kafka did not take the changes/);
