@@ -67,6 +67,16 @@ describe('sysinfo', () => {
     });
   });
 
+  test('that comes several times at once registers one server', async () => {
+    const uuid = randomUUID();
+    const body = { sysinfo: sysinfoOf(uuid) };
+    const answers = await Promise.all(
+      [1, 2, 3, 4].map(() => cnapi.request('POST', `/servers/${uuid}/sysinfo`, body)),
+    );
+    expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 200]);
+    expect(await napi(`/nics?belongs_to_uuid=${uuid}`)).toHaveLength(1);
+  });
+
   test('that says the same again writes nothing, and what it says anew is written', async () => {
     const uuid = randomUUID();
     const sysinfo = sysinfoOf(uuid);
@@ -268,4 +278,12 @@ describe('allocation', () => {
   ])('%s is refused', async (_what, more) => {
     expect(await place([], {}, more)).toMatchObject({ status: 500, body: { code: 'InvalidParameters' } });
   });
+});
+
+test('the OpenAPI document describes every route', async () => {
+  const { status, body } = await cnapi.request('GET', '/docs/json');
+  expect(status).toBe(200);
+  expect(Object.keys(body.paths)).toEqual(
+    expect.arrayContaining(['/servers/{uuid}', '/tasks/{id}/wait', '/allocate']),
+  );
 });

@@ -306,3 +306,11 @@ describe('wrong parameters are told in Triton’s words, and nothing is written'
     expect((await fwapi.request('GET', '/ping')).body.healthy).toBe(true);
   });
 });
+
+test('the OpenAPI document describes every route', async () => {
+  const { status, body } = await fwapi.request('GET', '/docs/json');
+  expect(status).toBe(200);
+  expect(Object.keys(body.paths)).toEqual(
+    expect.arrayContaining(['/rules', '/rules/{uuid}/vms', '/firewalls/vms/{uuid}']),
+  );
+});

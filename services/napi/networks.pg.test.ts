@@ -465,3 +465,15 @@ describe('addresses', () => {
     );
   });
 });
+
+test('the OpenAPI document describes every route', async () => {
+  const { status, body } = await napi.request('GET', '/docs/json');
+  expect(status).toBe(200);
+  expect(Object.keys(body.paths)).toEqual(
+    expect.arrayContaining([
+      '/networks/{network_uuid}/nics',
+      '/nics/{mac}',
+      '/fabrics/{owner_uuid}/vlans/{vlan_id}/networks',
+    ]),
+  );
+});

@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { isCongerError } from '../../../runtime/errors.ts';
 import { validationError, validationStyles } from '../../common/http.ts';
+import type { RestClient } from '../../common/rest-client.ts';
 import { updateObject } from '../../common/retry.ts';
 import type { ServiceContext } from '../../common/service.ts';
 import { serversBucket } from '../models/buckets.ts';
@@ -40,6 +41,8 @@ interface KnownNic {
   readonly underlay?: boolean;
 }
 
+type Wanted = Readonly<Record<string, unknown>> & Pick<KnownNic, 'ip' | 'belongs_to_uuid'>;
+
 async function registerUnderlay({ client }: ServiceContext, sysinfo: Sysinfo): Promise<void> {
   for (const nic of Object.values(sysinfo['Network Interfaces'])) {
     if (!nic['NIC Names'].includes('underlay') || nic.ip4addr === undefined) continue;
@@ -56,19 +59,38 @@ async function registerUnderlay({ client }: ServiceContext, sysinfo: Sysinfo): P
       underlay: true,
       state: 'running',
     };
-    const known = await client('napi')
-      .get<KnownNic>(`/nics/${mac}`)
-      .catch((error: unknown) => {
-        if (isCongerError(error, 'ResourceNotFound')) return undefined;
-        throw error;
-      });
-    if (known === undefined) await client('napi').post('/nics', { body: { mac, ...wanted } });
-    else if (
-      known.body.ip !== nic.ip4addr ||
-      known.body.underlay !== true ||
-      known.body.belongs_to_uuid !== sysinfo.UUID
-    ) {
-      await client('napi').put(`/nics/${mac}`, { body: wanted });
-    }
+    await putNic(client('napi'), mac, wanted);
   }
+}
+
+/** Makes NAPI's NIC of that MAC what is wanted; another registration of the node may be doing the same. */
+async function putNic(napi: RestClient, mac: string, wanted: Wanted): Promise<void> {
+  const known = await tryNic(napi, mac);
+  if (known === undefined) {
+    try {
+      await napi.post('/nics', { body: { mac, ...wanted } });
+    } catch (error) {
+      if (!isSame(await tryNic(napi, mac), wanted)) throw error;
+    }
+  } else if (!isSame(known, wanted)) {
+    await napi.put(nicPath(mac), { body: wanted });
+  }
+}
+
+function nicPath(mac: string): string {
+  return `/nics/${encodeURIComponent(mac)}`;
+}
+
+async function tryNic(napi: RestClient, mac: string): Promise<KnownNic | undefined> {
+  try {
+    return (await napi.get<KnownNic>(nicPath(mac))).body;
+  } catch (error) {
+    if (isCongerError(error, 'ResourceNotFound')) return undefined;
+    throw error;
+  }
+}
+
+function isSame(known: KnownNic | undefined, { ip, belongs_to_uuid }: Wanted): boolean {
+  if (known === undefined) return false;
+  return known.ip === ip && known.underlay === true && known.belongs_to_uuid === belongs_to_uuid;
 }
