@@ -1,5 +1,6 @@
 import { createRequire } from 'node:module';
 import { describe, expect, test } from 'vitest';
+import { random } from '../../changefeed/testing/random.ts';
 import {
   encodeMessage,
   FastDecoder,
@@ -160,17 +161,6 @@ describe('faults', () => {
     expect(() => decoder.next()).toThrow('at most 100');
   });
 });
-
-/** mulberry32: the same numbers for the same seed. */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 test('whatever is done to the bytes, there are messages or a protocol error', () => {
   const next = random(20260114);
