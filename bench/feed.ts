@@ -8,6 +8,7 @@ import { loadConfig } from '../runtime/config.ts';
 import { silentLogger } from '../runtime/log.ts';
 import { kafkaAvailable, startKafka } from '../test/fixtures/kafka.ts';
 import { startPostgres } from '../test/fixtures/postgres.ts';
+import { quantile } from './quantile.ts';
 
 /**
  * The changefeed on both logs, with changes of 1 KB: from a commit to a consumer in another process under light load,
@@ -67,8 +68,8 @@ async function measure(log: string, brokers: readonly string[]) {
     const throughput = await measureBacklog(client, env);
     return {
       log,
-      'statement sent to consumer, p50 ms': quantile(latencies, 0.5),
-      'p99 ms': quantile(latencies, 0.99),
+      'statement sent to consumer, p50 ms': quantile(latencies, 0.5).toFixed(2),
+      'p99 ms': quantile(latencies, 0.99).toFixed(2),
       'backlog captured, changes/s': throughput,
     };
   } finally {
@@ -136,8 +137,4 @@ async function stop(child: ChildProcess): Promise<void> {
   const exit = once(child, 'exit');
   child.kill('SIGTERM');
   await exit;
-}
-
-function quantile(sorted: readonly number[], q: number): string {
-  return (sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? Number.NaN).toFixed(2);
 }

@@ -1,97 +1,113 @@
-import { randomUUID } from 'node:crypto';
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import pg from 'pg';
 import { spawnKvstore } from '../test/fixtures/kvstore.ts';
-import { type Moray, moray } from '../test/fixtures/moray.ts';
+import { moray } from '../test/fixtures/moray.ts';
 import { startPostgres } from '../test/fixtures/postgres.ts';
+import { type BenchClient, npmClient, ownClient } from './kv/clients.ts';
+import { cpuOf, memoryOf, parentOf } from './kv/cpu.ts';
+import { load } from './kv/load.ts';
+import { bucket, config } from './kv/objects.ts';
+import { type Step, settle, steps } from './kv/steps.ts';
+import { quantile } from './quantile.ts';
 
 /**
- * put and get of 1 KB objects with six indexes through the npm package `moray`, against a PostgreSQL and a kvstore
- * process of its own. Usage: node dist/bench/kv.js [seconds a step]
+ * The KV tier's operations on 1 KB objects with six indexes: through the npm package `moray` and through Conger's own
+ * client, against a kvstore process over a PostgreSQL of its own, and against a server that does nothing (the client's
+ * own limit). Client, server and PostgreSQL share the machine; the CPU that each spends on an operation is what stays
+ * comparable when something else runs.
+ * Usage: node dist/bench/kv.js [seconds a step] [part of a step's name]
  */
 
-const bucket = 'bench';
-const config = {
-  index: {
-    name: { type: 'string' },
-    size: { type: 'number' },
-    active: { type: 'boolean' },
-    ip: { type: 'ip' },
-    owner_uuid: { type: 'uuid' },
-    mac: { type: 'mac', unique: true },
-  },
-  options: { version: 1 },
-};
 const stepMs = Number(process.argv[2] ?? 5) * 1000;
+const wanted = process.argv[3] ?? '';
+const clients = { 'npm moray': npmClient, Conger: ownClient };
 
-let written = 0;
+interface Watched {
+  readonly server: number;
+  readonly postgres: number;
+}
 
-function object(n: number): object {
-  const hex = n.toString(16).padStart(10, '0');
-  const mac = `02${hex}`.match(/../g)?.join(':');
-  const indexed = {
-    name: `object ${n}`,
-    size: n,
-    active: n % 2 === 0,
-    ip: `10.${(n >> 16) & 255}.${(n >> 8) & 255}.${n & 255}`,
-    owner_uuid: randomUUID(),
-    mac,
+function perOperation(seconds: number, operations: number): number {
+  return Math.round((seconds / operations) * 1e6);
+}
+
+async function measure(step: Step, client: BenchClient, { server, postgres }: Watched) {
+  const operation = step.operation(client);
+  await load(operation, step.concurrency, Math.min(1000, stepMs / 2));
+  settle();
+  const before = { own: process.cpuUsage(), server: cpuOf(server), postgres: cpuOf(postgres) };
+  let memory = 0;
+  const sampler = setInterval(() => {
+    memory = Math.max(memory, memoryOf(server));
+  }, 100);
+  const result = await load(operation, step.concurrency, stepMs);
+  clearInterval(sampler);
+  settle();
+  const own = process.cpuUsage(before.own);
+  const { operations, durations, errors } = result;
+  return {
+    operation: step.name,
+    concurrency: step.concurrency,
+    'ops/s': Math.round(result.perSecond),
+    'p50 ms': Number(quantile(durations, 0.5).toFixed(2)),
+    'p99 ms': Number(quantile(durations, 0.99).toFixed(2)),
+    'client µs/op': Math.round((own.user + own.system) / operations),
+    'server µs/op': perOperation(cpuOf(server) - before.server, operations),
+    'PostgreSQL µs/op': perOperation(cpuOf(postgres) - before.postgres, operations),
+    'server MB': Math.round(memory),
+    errors: [...errors].map(([name, count]) => `${count} ${name}`).join(', '),
   };
-  const fill = 1024 - JSON.stringify({ ...indexed, fill: '' }).length;
-  return { ...indexed, fill: 'x'.repeat(fill) };
 }
 
-type Operation = (client: Moray) => Promise<unknown>;
-
-const operations: Readonly<Record<string, Operation>> = {
-  put: (client) => {
-    const n = written++;
-    return client.putObject(bucket, `key${n}`, object(n));
-  },
-  get: (client) => client.getObject(bucket, `key${Math.floor(Math.random() * written)}`),
-};
-
-/** Runs `operation` from `concurrency` loops for `ms`; answers each call's duration, in milliseconds. */
-async function load(client: Moray, operation: Operation, concurrency: number, ms: number): Promise<number[]> {
-  const durations: number[] = [];
-  const end = performance.now() + ms;
-  const loop = async () => {
-    for (let start = performance.now(); start < end; ) {
-      await operation(client);
-      const now = performance.now();
-      durations.push(now - start);
-      start = now;
+async function measureAll(port: number, watched: Watched): Promise<void> {
+  for (const [name, connect] of Object.entries(clients)) {
+    const client = await connect(port);
+    const table = [];
+    for (const step of steps) {
+      if (!`${step.name} ${step.concurrency}`.includes(wanted)) continue;
+      table.push(await measure(step, client, watched));
     }
-  };
-  await Promise.all(Array.from({ length: concurrency }, loop));
-  return durations;
-}
-
-function quantile(sorted: Float64Array, q: number): string {
-  return (sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? Number.NaN).toFixed(2);
-}
-
-const postgres = await startPostgres();
-const kvstore = await spawnKvstore(postgres.url);
-const client = await moray(kvstore.port);
-try {
-  await client.createBucket(bucket, config);
-  const table: Record<string, string | number>[] = [];
-  for (const [name, operation] of Object.entries(operations)) {
-    await load(client, operation, 16, stepMs / 2);
-    for (const concurrency of [1, 16, 64]) {
-      const started = performance.now();
-      const sorted = Float64Array.from(await load(client, operation, concurrency, stepMs)).sort();
-      table.push({
-        operation: name,
-        concurrency,
-        'ops/s': Math.round((sorted.length / (performance.now() - started)) * 1000),
-        'p50 ms': quantile(sorted, 0.5),
-        'p99 ms': quantile(sorted, 0.99),
-      });
-    }
+    await client.close();
+    console.log(`Client: ${name}`);
+    console.table(table);
   }
-  console.table(table);
-} finally {
-  await client.close();
-  await kvstore.stop();
-  await postgres.stop();
 }
+
+async function againstKvstore(): Promise<void> {
+  const postgres = await startPostgres();
+  const kvstore = await spawnKvstore(postgres.url);
+  try {
+    const backend = new pg.Client(postgres.url);
+    await backend.connect();
+    const { rows } = await backend.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+    const postmaster = parentOf(rows[0]?.pid ?? Number.NaN);
+    await backend.end();
+    const client = await moray(kvstore.port);
+    await client.createBucket(bucket, config);
+    await client.close();
+    // So many that the finds have something to find also where only they are wanted.
+    const filling = await ownClient(kvstore.port);
+    const [put] = steps;
+    if (put !== undefined) await load(put.operation(filling), 64, 1000);
+    await filling.close();
+    settle();
+    console.log('Against kvstore on PostgreSQL');
+    await measureAll(kvstore.port, { server: kvstore.child.pid ?? Number.NaN, postgres: postmaster });
+  } finally {
+    await kvstore.stop();
+    await postgres.stop();
+  }
+}
+
+async function againstNothing(): Promise<void> {
+  const child = fork(fileURLToPath(new URL('kv/noop.js', import.meta.url)));
+  const [port] = await once(child, 'message');
+  console.log('Against a server that answers from memory');
+  await measureAll(Number(port), { server: child.pid ?? Number.NaN, postgres: Number.NaN });
+  child.disconnect();
+}
+
+await againstKvstore();
+await againstNothing();

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Datacenter, startDatacenter } from '../cli/datacenter.ts';
 import { kafkaAvailable } from '../test/fixtures/kafka.ts';
 import { agentGet, agentUrls, type NodeState } from '../test/story/nodes.ts';
+import { quantile } from './quantile.ts';
 
 /**
  * From an API call to a node's kernel, on both logs: a firewall rule is changed by PUT /rules/:uuid, and the time is
@@ -36,13 +37,13 @@ async function measure(log: string, kafka: boolean) {
     return {
       log,
       changes,
-      'call to kernel p50 ms': percentile(total, 0.5),
-      'p99 ms': percentile(total, 0.99),
-      'call answered p50 ms': percentile(
+      'call to kernel p50 ms': quantile(total, 0.5),
+      'p99 ms': quantile(total, 0.99),
+      'call answered p50 ms': quantile(
         of((sample) => sample.answered),
         0.5,
       ),
-      'agent told to kernel p50 ms': percentile(
+      'agent told to kernel p50 ms': quantile(
         of((sample) => sample.kernel),
         0.5,
       ),
@@ -50,10 +51,6 @@ async function measure(log: string, kafka: boolean) {
   } finally {
     await datacenter.destroy();
   }
-}
-
-function percentile(sorted: readonly number[], p: number): number {
-  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * p))] ?? Number.NaN;
 }
 
 /** A machine with its firewall on, and a rule for it. */
