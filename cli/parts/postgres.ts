@@ -115,7 +115,7 @@ async function untilReady(child: ChildProcess, onLine: (line: string) => void): 
       onLine(line);
       tail.push(line);
       if (tail.length > 20) tail.shift();
-      if (line.includes('database system is ready to accept connections')) resolve();
+      if (/database system is ready to accept (read-only )?connections/.test(line)) resolve();
     });
     child.once('error', reject);
     child.once('close', () => reject(new StartError(`PostgreSQL did not start:\n${tail.join('\n')}`)));
