@@ -6,6 +6,11 @@ export interface RpcCall {
   readonly args: readonly unknown[];
   /** Sends one data message, an array of values. Resolves when the connection can take more (back pressure). */
   send(values: readonly unknown[]): Promise<void>;
+  /**
+   * The same for values that are JSON already: each text is that of one value, and reaches the client byte for byte.
+   * Nothing looks into it, so a text that is no JSON breaks the client's connection.
+   */
+  sendJson(texts: readonly string[]): Promise<void>;
   /** Aborted when the client is gone. */
   readonly signal: AbortSignal;
 }

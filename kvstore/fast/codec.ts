@@ -75,7 +75,18 @@ export function encodeMessage(
   name: string | undefined,
   d: readonly unknown[] | WireError,
 ): Buffer {
-  const text = JSON.stringify({ m: { uts: Date.now() * 1000, name }, d });
+  return encodeJson(version, messageStatus, msgid, name, JSON.stringify(d));
+}
+
+/** @param d the JSON of the message's values, or of its error */
+export function encodeJson(
+  version: FastVersion,
+  messageStatus: FastStatus,
+  msgid: number,
+  name: string | undefined,
+  d: string,
+): Buffer {
+  const text = `{"m":${JSON.stringify({ uts: Date.now() * 1000, name })},"d":${d}}`;
   const length = Buffer.byteLength(text);
   const message = Buffer.allocUnsafe(headerSize + length);
   message.write(text, headerSize, 'utf8');

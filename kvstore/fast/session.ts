@@ -4,7 +4,7 @@ import { CongerError, isCongerError, messageOf } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { RpcTable } from '../rpc.ts';
 import {
-  encodeMessage,
+  encodeJson,
   FastDecoder,
   type FastMessage,
   FastProtocolError,
@@ -151,7 +151,7 @@ export class Session {
 
   #refuse(version: FastVersion, msgid: number, name: string | undefined, error: WireError): void {
     requestCount.inc({ rpc: 'refused', outcome: error.name });
-    this.#write(version, status.error, msgid, name, error);
+    this.#write(version, status.error, msgid, name, JSON.stringify(error));
   }
 
   async #run(version: FastVersion, msgid: number, name: string, args: readonly unknown[]): Promise<void> {
@@ -163,12 +163,10 @@ export class Session {
       await handler({
         args,
         signal: this.#gone.signal,
-        send: (values) => {
-          this.#gone.signal.throwIfAborted();
-          return this.#write(version, status.data, msgid, name, values) ? delivered : this.#drain();
-        },
+        send: (values) => this.#send(version, msgid, name, JSON.stringify(values)),
+        sendJson: (texts) => this.#send(version, msgid, name, `[${texts.join(',')}]`),
       });
-      this.#write(version, status.end, msgid, name, []);
+      this.#write(version, status.end, msgid, name, '[]');
     } catch (error) {
       if (this.#gone.signal.aborted) {
         outcome = 'aborted';
@@ -183,6 +181,11 @@ export class Session {
     if (this.#socket.isPaused() && !this.#gone.signal.aborted) this.#read();
   }
 
+  #send(version: FastVersion, msgid: number, name: string, values: string): Promise<void> {
+    this.#gone.signal.throwIfAborted();
+    return this.#write(version, status.data, msgid, name, values) ? delivered : this.#drain();
+  }
+
   /** Answers with the error; its name on the wire is the result. */
   #fail(version: FastVersion, msgid: number, name: string, args: readonly unknown[], error: unknown): string {
     if (!isCongerError(error)) {
@@ -192,16 +195,7 @@ export class Session {
       );
     }
     const wire = toWire(error);
-    try {
-      this.#write(version, status.error, msgid, name, wire);
-    } catch {
-      // What the error carries cannot be written as JSON; its name and message can.
-      this.#write(version, status.error, msgid, name, {
-        name: wire.name,
-        message: wire.message,
-        context: {},
-      });
-    }
+    this.#write(version, status.error, msgid, name, errorJson(wire));
     return wire.name;
   }
 
@@ -211,10 +205,10 @@ export class Session {
     messageStatus: FastStatus,
     msgid: number,
     name: string | undefined,
-    d: readonly unknown[] | WireError,
+    d: string,
   ): boolean {
     if (!this.#socket.writable) return true;
-    const message = encodeMessage(version, messageStatus, msgid, name, d);
+    const message = encodeJson(version, messageStatus, msgid, name, d);
     if (!this.#corked) {
       this.#corked = true;
       this.#socket.cork();
@@ -252,6 +246,15 @@ export class Session {
 
 const delivered = Promise.resolve();
 const ignore = () => {};
+
+function errorJson(error: WireError): string {
+  try {
+    return JSON.stringify(error);
+  } catch {
+    // What the error carries cannot be written as JSON; its name and message can.
+    return JSON.stringify({ name: error.name, message: error.message, context: {} });
+  }
+}
 
 /** The request id of a call, for the log: its options are the last object that has one. */
 function requestId(args: readonly unknown[]): string | undefined {

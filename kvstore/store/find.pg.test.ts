@@ -1,7 +1,7 @@
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
-import { openTestStore, type TestStore } from './testing.ts';
+import { openTestStore, rpcCall, type TestStore } from './testing.ts';
 
 let postgres: TestPostgres;
 let store: TestStore;
@@ -274,12 +274,11 @@ describe('many rows', () => {
     const taken = new Promise<void>((resolve) => {
       release = resolve;
     });
-    const signal = new AbortController().signal;
     const send = async (rows: readonly unknown[]) => {
       sent += rows.length;
       await taken;
     };
-    const done = find?.({ args: ['many', '(n>=0)', { noLimit: true }], send, signal });
+    const done = find?.(rpcCall(['many', '(n>=0)', { noLimit: true }], send));
     // Another call on the same pool goes its way meanwhile.
     expect(await store.call('findObjects', 'many', '(n=5)', {})).toHaveLength(1);
     expect(sent).toBeLessThan(total);
@@ -295,18 +294,12 @@ describe('many rows', () => {
       sent += rows.length;
       abort.abort();
     };
-    await store.store.rpcs.findObjects?.({
-      args: ['many', '(n>=0)', { noLimit: true }],
-      send,
-      signal: abort.signal,
-    });
+    await store.store.rpcs.findObjects?.(rpcCall(['many', '(n>=0)', { noLimit: true }], send, abort.signal));
     expect(sent).toBeLessThan(total);
     await expect(
-      store.store.rpcs.findObjects?.({
-        args: ['many', '(n>=0)', { noLimit: true }],
-        send: () => Promise.reject(new Error('gone')),
-        signal: new AbortController().signal,
-      }),
+      store.store.rpcs.findObjects?.(
+        rpcCall(['many', '(n>=0)', { noLimit: true }], () => Promise.reject(new Error('gone'))),
+      ),
     ).rejects.toThrow('gone');
     expect(await store.call('findObjects', 'many', '(n=5)', {})).toHaveLength(1);
   });

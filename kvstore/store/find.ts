@@ -9,7 +9,7 @@ import { matches } from './filter/match.ts';
 import { registryTable } from './identifiers.ts';
 import { queryPages } from './paged-query.ts';
 import { StaleBucket, withBucket } from './retry.ts';
-import { type ObjectRow, objectColumns, objectOf, type StoredObject } from './rows.ts';
+import { type ObjectRow, objectColumns, objectJson, objectOf } from './rows.ts';
 import { compileSearch, filterOf, requireIndexes, type Search } from './search.ts';
 import { queryError } from './sql-errors.ts';
 import type { Store } from './store.ts';
@@ -57,9 +57,9 @@ function compose(bucket: Bucket, filter: Filter, options: CallOptions): Query {
 }
 
 /** The object and its metadata, as filters on fields without an index see it. */
-function searchable(object: StoredObject): Record<string, unknown> {
-  const { key, _id, _etag, _mtime, _txn_snap } = object;
-  return { ...object.value, _key: key, _id, _etag, _mtime, _txn_snap };
+function searchable(row: ObjectRow): Record<string, unknown> {
+  const { key, value, _id, _etag, _mtime, _txn_snap } = objectOf('', row, null);
+  return { ...value, _key: key, _id, _etag, _mtime, _txn_snap };
 }
 
 /** Lets `work` run under a time limit of its own; the connection goes back with the usual one. */
@@ -91,21 +91,17 @@ export function findRpcs(store: Store): RpcTable {
     let header: HeaderRow | undefined;
 
     const take = async (rows: unknown[][]) => {
-      const objects: StoredObject[] = [];
+      const objects: string[] = [];
       for (const row of rows) {
         header ??= row.slice(0, 4) as HeaderRow;
         if (!header[0]) throw new StaleBucket(bucket);
-        const found = row.slice(4) as ObjectRow | null[];
-        if (found[0] === null) continue;
-        const object = objectOf(
-          bucket.name,
-          found as ObjectRow,
-          header[1] === null ? null : Number(header[1]),
-        );
-        if (residual === undefined || matches(residual, searchable(object), types)) objects.push(object);
+        if (row[4] === null) continue;
+        const found = row.slice(4) as ObjectRow;
+        if (residual !== undefined && !matches(residual, searchable(found), types)) continue;
+        objects.push(objectJson(bucket.name, found, header[1] === null ? null : Number(header[1])));
       }
       for (let i = 0; i < objects.length; i += rowsPerMessage) {
-        await call.send(objects.slice(i, i + rowsPerMessage));
+        await call.sendJson(objects.slice(i, i + rowsPerMessage));
       }
       return !call.signal.aborted;
     };

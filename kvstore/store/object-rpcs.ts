@@ -3,7 +3,7 @@ import { parseArguments } from './arguments.ts';
 import { reading } from './database.ts';
 import { objectNotFound } from './errors.ts';
 import { withBucket } from './retry.ts';
-import { type ObjectRow, objectColumns, objectOf } from './rows.ts';
+import { type ObjectRow, objectColumns, objectJson } from './rows.ts';
 import { queryError } from './sql-errors.ts';
 import { deleteCheck, originOf, putCheck, type Store } from './store.ts';
 import { encodeDelete, encodePut } from './write.ts';
@@ -41,7 +41,7 @@ export function objectRpcs(store: Store): RpcTable {
       await send([{}]);
     },
 
-    async getObject({ args, send }) {
+    async getObject({ args, send, sendJson }) {
       const [name, key, options] = parseArguments('getObject', args, [
         ['bucket', 'string'],
         ['key', 'string'],
@@ -62,7 +62,7 @@ export function objectRpcs(store: Store): RpcTable {
       });
       if (options.internalOpts?.sendHandledOptions) await send([{ _handledOptions: handledByGet }]);
       if (found === undefined) throw objectNotFound(name, key);
-      await send([objectOf(name, found, null)]);
+      await sendJson([objectJson(name, found, null)]);
     },
   };
 }

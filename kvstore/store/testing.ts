@@ -1,4 +1,5 @@
 import { silentLogger } from '../../runtime/log.ts';
+import type { RpcCall } from '../rpc.ts';
 import { createStore, type OpenStore } from './index.ts';
 
 /** Calls of a store as a client makes them, for tests. */
@@ -27,11 +28,26 @@ export async function openTestStore(
     if (handler === undefined) throw new Error(`there is no call ${method}`);
     // As over the wire: what is undefined is not there.
     const wire = JSON.parse(JSON.stringify(args)) as unknown[];
-    const send = async (values: readonly unknown[]) => {
-      sent.push(...values);
-    };
-    await handler({ args: wire, send, signal: new AbortController().signal });
+    await handler(
+      rpcCall(wire, async (values) => {
+        sent.push(...values);
+      }),
+    );
     return sent;
   };
   return { store, call, first: async (method, ...args) => (await call(method, ...args))[0] };
+}
+
+/** A call whose values go to `send`, in whichever form the procedure sends them. */
+export function rpcCall(
+  args: readonly unknown[],
+  send: RpcCall['send'],
+  signal = new AbortController().signal,
+): RpcCall {
+  return {
+    args,
+    send,
+    sendJson: (texts) => send(texts.map((text): unknown => JSON.parse(text))),
+    signal,
+  };
 }
