@@ -2,8 +2,8 @@ import pg from 'pg';
 import { afterAll, beforeAll } from 'vitest';
 import { silentLogger } from '../../../runtime/log.ts';
 import { startPostgres, type TestPostgres } from '../../../test/fixtures/postgres.ts';
+import { startProxy } from '../../../test/fixtures/proxy.ts';
 import { type LogUnderTest, logContract } from '../../testing/log-contract.ts';
-import { startProxy } from '../../testing/proxy.ts';
 import { createEmbeddedReader, createEmbeddedWriter } from './index.ts';
 
 const log = silentLogger();
