@@ -3,10 +3,10 @@ import type { Kv } from '../../kvstore/types.ts';
 import { silentLogger } from '../../runtime/log.ts';
 import { startKvstore } from '../../test/fixtures/kvstore.ts';
 import { startPostgres } from '../../test/fixtures/postgres.ts';
+import { startProxy } from '../../test/fixtures/proxy.ts';
 import { Capture } from '../capture/capture.ts';
 import { createEmbeddedReader, createEmbeddedWriter } from '../log/embedded/index.ts';
 import type { LogReader } from '../types.ts';
-import { startProxy } from './proxy.ts';
 
 const log = silentLogger();
 
