@@ -13,12 +13,14 @@ import {
   type WriteStep,
 } from './batch-plan.ts';
 import type { Bucket } from './bucket.ts';
+import type { Connections } from './connections.ts';
 import { transaction } from './database.ts';
 import { deleteMany, updateMany } from './many.ts';
 import { givenUp, isDataError, isRace, isStale, LostRace, maxAttempts, StaleBucket } from './retry.ts';
 import { filterOf } from './search.ts';
 import { isKeyRace, outcomeError, writeError } from './sql-errors.ts';
 import { originOf, type Store } from './store.ts';
+import type { Write } from './write.ts';
 import { executeWrites } from './write-statement.ts';
 
 /** What one request of a batch did. */
@@ -33,12 +35,13 @@ interface Result {
 /** A step that failed, and the bucket that it was for. */
 class StepFailed extends Error {
   readonly bucket: Bucket;
-  readonly key: string | undefined;
+  /** The step's write, where it was but one. */
+  readonly write: Write | undefined;
 
-  constructor(error: unknown, bucket: Bucket, key: string | undefined) {
+  constructor(error: unknown, bucket: Bucket, write?: Write) {
     super('a step of a batch failed', { cause: error });
     this.bucket = bucket;
-    this.key = key;
+    this.write = write;
   }
 }
 
@@ -52,7 +55,7 @@ class Batch {
   readonly #store: Store;
   readonly #requests: readonly BatchRequest[];
   readonly #options: CallOptions;
-  readonly #pool: pg.Pool;
+  readonly #pool: Connections;
 
   constructor(store: Store, requests: readonly BatchRequest[], options: CallOptions) {
     this.#store = store;
@@ -68,8 +71,8 @@ class Batch {
       try {
         return await this.#attempt(steps);
       } catch (error) {
-        const { cause, bucket, key } =
-          error instanceof StepFailed ? error : { cause: error, bucket: undefined, key: undefined };
+        const { cause, bucket, write } =
+          error instanceof StepFailed ? error : { cause: error, bucket: undefined, write: undefined };
         const retry =
           attempt < maxAttempts &&
           (isRace(cause) || (bucket && (await isStale(cause, bucket, this.#store.registry))));
@@ -82,7 +85,7 @@ class Batch {
           steps = oneByOne(this.#requests);
           continue;
         }
-        throw bucket === undefined ? givenUp(cause) : writeError(givenUp(cause), bucket, key);
+        throw bucket === undefined ? givenUp(cause) : writeError(givenUp(cause), bucket, write);
       }
     }
   }
@@ -101,8 +104,7 @@ class Batch {
           if (step.kind === 'writes') await this.#write(client, bucket, step, results);
           else Object.assign(results[step.at] ?? {}, await this.#search(client, bucket, step.at));
         } catch (error) {
-          const single = step.kind === 'writes' && step.at.length === 1 ? step.at[0] : undefined;
-          throw new StepFailed(error, bucket, single === undefined ? undefined : this.#request(single).key);
+          throw error instanceof StepFailed ? error : new StepFailed(error, bucket);
         }
       }
     });
@@ -118,7 +120,8 @@ class Batch {
   async #write(client: pg.PoolClient, bucket: Bucket, step: WriteStep, results: Result[]): Promise<void> {
     const writes = step.at.map((at) => encodeRequest(bucket, this.#request(at), this.#options));
     const outcomes = await executeWrites(client, bucket, writes, true).catch((error: unknown) => {
-      throw isKeyRace(error, bucket.name) ? new LostRace() : error;
+      const cause = isKeyRace(error, bucket.name) ? new LostRace() : error;
+      throw new StepFailed(cause, bucket, writes.length === 1 ? writes[0] : undefined);
     });
     if (outcomes === undefined) throw new StaleBucket(bucket);
     for (const [i, write] of writes.entries()) {

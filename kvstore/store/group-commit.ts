@@ -147,9 +147,7 @@ export class GroupCommit {
         }
         for (const pending of live) {
           this.#settle(lane, pending, () => {
-            pending.reject(
-              bucket === undefined ? error : writeError(givenUp(error), bucket, pending.write.key),
-            );
+            pending.reject(bucket === undefined ? error : writeError(givenUp(error), bucket, pending.write));
           });
         }
         return;

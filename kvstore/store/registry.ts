@@ -1,9 +1,9 @@
 import { LRUCache } from 'lru-cache';
-import type pg from 'pg';
 import { type Bucket, bucketOf, type RegistryRow } from './bucket.ts';
+import type { Connections } from './connections.ts';
 import { reading } from './database.ts';
 import { bucketNotFound } from './errors.ts';
-import { registryTable } from './identifiers.ts';
+import { isBucketName, registryTable } from './identifiers.ts';
 
 /**
  * The buckets that this server has seen. What it holds may be out of date at any time, as other servers change buckets
@@ -11,12 +11,12 @@ import { registryTable } from './identifiers.ts';
  * that answers that it is another by now.
  */
 export class Registry {
-  readonly #pool: pg.Pool;
+  readonly #connections: Connections;
   readonly #buckets = new LRUCache<string, Bucket>({ max: 4096 });
   readonly #loading = new Map<string, Promise<Bucket>>();
 
-  constructor(pool: pg.Pool) {
-    this.#pool = pool;
+  constructor(connections: Connections) {
+    this.#connections = connections;
   }
 
   /** @throws BucketNotFoundError */
@@ -39,7 +39,7 @@ export class Registry {
   }
 
   async #read(name: string): Promise<Bucket> {
-    const row = await readRegistry(this.#pool, name);
+    const row = await readRegistry(this.#connections, name);
     if (row === undefined) {
       this.#buckets.delete(name);
       throw bucketNotFound(name);
@@ -50,8 +50,10 @@ export class Registry {
   }
 }
 
-export async function readRegistry(pool: pg.Pool, name: string): Promise<RegistryRow | undefined> {
-  return reading(pool, async (client) => {
+export async function readRegistry(connections: Connections, name: string): Promise<RegistryRow | undefined> {
+  // Names that cannot be there are not PostgreSQL's to judge: some of them it cannot even read.
+  if (!isBucketName(name)) return undefined;
+  return reading(connections, async (client) => {
     const result = await client.query<RegistryRow>({
       name: 'registry',
       text: `SELECT * FROM ${registryTable} WHERE name = $1`,

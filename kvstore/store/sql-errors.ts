@@ -33,8 +33,8 @@ function unquoted(name: string): string {
   return name.replace(/^"(.*)"$/, '$1');
 }
 
-/** What a client is to see of an error that PostgreSQL answered to a write (of `key`, where it was but one). */
-export function writeError(error: unknown, bucket: Bucket, key?: string): unknown {
+/** What a client is to see of an error that PostgreSQL answered to a write (of `write`, where it was but one). */
+export function writeError(error: unknown, bucket: Bucket, write?: Write): unknown {
   const answer = databaseError(error);
   if (answer === undefined) return error;
   if (answer.code === '23505') {
@@ -43,15 +43,39 @@ export function writeError(error: unknown, bucket: Bucket, key?: string): unknow
     return uniqueAttribute(
       column?.field ?? unquoted(name ?? ''),
       value ?? '',
-      { bucket: bucket.name, key },
+      { bucket: bucket.name, key: write?.key },
       error,
     );
   }
-  if (/^(22|54)/.test(answer.code ?? '')) {
+  const tooLong = indexLimit(answer, bucket, write);
+  if (tooLong !== undefined) return tooLong;
+  if (answer.code?.startsWith('22') && answer.code !== '22021') {
     const column = bucket.columns.find((c) => answer.message.includes(c.info.pg));
     return invalidIndexType(column?.field ?? '', column?.type ?? 'unknown', error);
   }
   return queryError(error);
+}
+
+/**
+ * The error of a value that is longer than an entry of its index may be. PostgreSQL does not always say which index
+ * that was; then it is the longest value's.
+ */
+function indexLimit(answer: pg.DatabaseError, bucket: Bucket, write?: Write): CongerError | undefined {
+  const [, limit, index] =
+    /^index row .*maximum (?:size is )?(\d+)(?: for index "(.*)")?$/.exec(answer.message) ?? [];
+  if (answer.code !== '54000' || limit === undefined) return undefined;
+  const lengths = new Map([['_key', write?.key.length ?? 0]]);
+  for (const [i, { field, info }] of bucket.columns.entries()) {
+    const parts = [partOf(bucket.name, field), partOf(bucket.name, `${field}.${info.method}`)];
+    const named = index !== undefined && parts.includes(index);
+    lengths.set(field, named ? Number.POSITIVE_INFINITY : (write?.columns[i]?.length ?? 0));
+  }
+  const [[field] = ['_key']] = [...lengths].sort(([, a], [, b]) => b - a);
+  return new CongerError(
+    'InvocationError',
+    `the value of "${field}" is too long for its index, which takes at most ${limit} bytes (compressed)`,
+    { context: { bucket: bucket.name, key: write?.key, field, limit: Number(limit) }, cause: answer },
+  );
 }
 
 /** What a client is to see of a write that was not made. */
@@ -78,10 +102,12 @@ export function queryError(error: unknown): unknown {
         context: { retryAfterMs: 1000 },
         cause: error,
       });
-    default:
-      return new CongerError('InternalError', messageOf(error), {
-        context: { sqlstate: answer.code },
-        cause: error,
-      });
+    case '22021':
+      return new CongerError('InvocationError', 'text may not contain NUL', { cause: error });
+    default: {
+      // Of these two classes it is a value (22), or how much there is of something (54), that PostgreSQL refuses.
+      const code = /^(22|54)/.test(answer.code ?? '') ? 'InvocationError' : 'InternalError';
+      return new CongerError(code, messageOf(error), { context: { sqlstate: answer.code }, cause: error });
+    }
   }
 }

@@ -78,6 +78,15 @@ function checkSize(bucket: Bucket, key: string, text: string): void {
   );
 }
 
+/** @throws InvocationError where the value is nested more deeply than JavaScript can go (some thousand levels) */
+function jsonOf(value: unknown): string {
+  try {
+    return JSON.stringify(value);
+  } catch (error) {
+    throw new CongerError('InvocationError', 'a value is nested too deeply', { cause: error });
+  }
+}
+
 function checkPartitionKey(partition: string): void {
   if (partition.includes('\0'))
     throw new CongerError('InvocationError', 'a partition key may not contain NUL');
@@ -100,9 +109,7 @@ export function encodeColumns(
       throw invalidIndexType(field, type, error);
     }
     if (encoded.text?.includes('\0')) throw invalidIndexType(field, type, new Error('it contains NUL'));
-    const differs = Array.isArray(given)
-      ? JSON.stringify(given) !== JSON.stringify(encoded.json)
-      : given !== encoded.json;
+    const differs = Array.isArray(given) ? jsonOf(given) !== jsonOf(encoded.json) : given !== encoded.json;
     if (differs) canonical = { ...canonical, [field]: encoded.json };
     return encoded.text;
   });
@@ -124,7 +131,7 @@ export function encodePut(
 ): Write {
   checkKey(key);
   const encoded = encodeColumns(bucket, value);
-  const text = JSON.stringify(encoded.value);
+  const text = jsonOf(encoded.value);
   checkSize(bucket, key, text);
   const newEtag = etag ?? etagOf(text);
   const partition = partitionOf(bucket, key, value);

@@ -44,8 +44,10 @@ describe('parsing', () => {
     ['(a=*)', '(a=*)'],
     ['(&(a=1)(!(b>=2))(|(c<=3)(d=x*y*z)))', '(&(a=1)(!(b>=2))(|(c<=3)(d=x*y*z)))'],
     ['(&!(a=1)(b=2))', '(&(!(a=1))(b=2))'],
-    ['(a=**x**)', '(a=*x*)'],
+    ['(a=**x**)', '(a=**x**)'],
+    ['(a=**)', '(a=**)'],
     ['(a:caseIgnoreMatch:=x:=y)', '(a:caseIgnoreMatch:=x:\\=y)'],
+    ['(a:caseIgnoreMatch:=x**)', '(a:caseIgnoreMatch:=x**)'],
     ['(a-b_c=1)', '(a-b_c=1)'],
   ])('%s is %s', (text, canonical) => {
     expect(formatFilter(parseFilter(text))).toBe(canonical);
@@ -212,6 +214,16 @@ describe('matching in memory', () => {
     ['(|(u=bad)(&(n>=1)(num>=6)))', false],
   ])('%s: %s', (text, expected) => {
     expect(matching(text, object)).toBe(expected);
+  });
+
+  test.each([
+    ['(x=*o*)', false],
+    ['(y=*a*)', false],
+    ['(x>=a)', false],
+    ['(x:caseIgnoreSubstringsMatch:=*o*)', false],
+    ['(x=*)', true],
+  ])('objects are in no order and have no parts: %s', (text, expected) => {
+    expect(matching(text, { x: { toString: 1, valueOf: null }, y: [['a']] })).toBe(expected);
   });
 
   test('a pattern of many parts does not take for ever', () => {

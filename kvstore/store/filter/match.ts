@@ -48,7 +48,7 @@ function testOf(leaf: Exclude<Leaf, { type: 'present' }>, type: IndexTypeInfo | 
     case 'approx':
       return () => false;
     case 'substring':
-      return (v) => v !== undefined && v !== null && fits(String(v), leaf.pattern);
+      return (v) => v !== undefined && typeof v !== 'object' && fits(String(v), leaf.pattern);
     case 'ext':
       return caseless(leaf);
   }

@@ -127,7 +127,7 @@ function parsePattern(value: string): Pattern | undefined {
   }
   const [initial, ...any] = parts.map(unescaped);
   if (initial === undefined) return undefined;
-  return { initial, any: any.filter((part) => part !== ''), final: unescaped(value.slice(start)) };
+  return { initial, any, final: unescaped(value.slice(start)) };
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
