@@ -1,23 +1,24 @@
 import pg from 'pg';
-import { CongerError, messageOf } from '../../runtime/errors.ts';
+import { CongerError } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
-import { overloaded } from './errors.ts';
+import { openPrimaryFinder, type PrimaryFinder } from '../../runtime/postgres/primary.ts';
+import { Connections, unreachable } from './connections.ts';
 import { schemaName } from './identifiers.ts';
 
-/** Calls that may wait for a connection before further ones are turned away. */
-const maxWaiting = 4096;
 const statementTimeoutMs = 60_000;
 
 /**
- * Two sets of connections to PostgreSQL.
+ * Three sets of connections to PostgreSQL.
  *
  * `writers` carry the statements of write-statement.ts, which look rows up by key: their plan is made once, and made
  * so that it stays right as a bucket grows from nothing (no sequential scan, no nested loop over the input).
- * `readers` carry everything else.
+ * `readers` carry everything else. `standbys` carry reads that ask for a standby, and are opened by the first of them.
  */
 export interface Database {
-  readonly writers: pg.Pool;
-  readonly readers: pg.Pool;
+  readonly finder: PrimaryFinder;
+  readonly writers: Connections;
+  readonly readers: Connections;
+  readonly standbys: Connections;
   close(): Promise<void>;
 }
 
@@ -44,52 +45,55 @@ export function isConnectionLoss(error: unknown): boolean {
 /** Connections whose last commit PostgreSQL stopped waiting for its standby for: it may not be durable. */
 const doubtful = new WeakSet<object>();
 
-function openPool(url: string, max: number, options: readonly string[], log: Logger): pg.Pool {
-  const pool = new pg.Pool({
-    connectionString: url,
-    max,
-    keepAlive: true,
-    idleTimeoutMillis: 0,
-    connectionTimeoutMillis: 10_000,
-    statement_timeout: statementTimeoutMs,
-    application_name: 'conger-kvstore',
-    options: [`search_path=${schemaName},public`, 'jit=off', ...options].map((o) => `-c ${o}`).join(' '),
-  });
-  pool.on('error', (error) => log.warn({ err: error }, 'an idle connection to PostgreSQL broke'));
-  pool.on('connect', (client) => {
-    client.on('error', (error: Error) => log.debug({ err: error }, 'a connection to PostgreSQL broke'));
-    client.on('notice', (notice) => {
-      if (notice.code === '57014' || notice.code === '57P01') doubtful.add(client);
+/** @param postgres URLs of all hosts, comma-separated */
+export function openDatabase(postgres: string, poolSize: number, log: Logger): Database {
+  const finder = openPrimaryFinder(postgres, log);
+  const open = (to: 'primary' | 'standbys', max: number, options: readonly string[] = []): Connections => {
+    const settings = [`search_path=${schemaName},public`, 'jit=off', ...options];
+    const connections = new Connections({
+      finder,
+      to,
+      pool: {
+        max,
+        keepAlive: true,
+        idleTimeoutMillis: 0,
+        connectionTimeoutMillis: 10_000,
+        statement_timeout: statementTimeoutMs,
+        application_name: 'conger-kvstore',
+        options: settings.map((setting) => `-c ${setting}`).join(' '),
+      },
     });
-  });
-  return pool;
-}
-
-export function openDatabase(url: string, poolSize: number, log: Logger): Database {
+    connections.pool.on('error', (error) => {
+      log.warn({ err: error }, 'an idle connection to PostgreSQL broke');
+      connections.suspect();
+    });
+    connections.pool.on('connect', (client) => {
+      client.on('error', (error: Error) => log.debug({ err: error }, 'a connection to PostgreSQL broke'));
+      client.on('notice', (notice) => {
+        if (notice.code === '57014' || notice.code === '57P01') doubtful.add(client);
+      });
+    });
+    return connections;
+  };
   const writers = Math.max(2, Math.ceil(poolSize / 2));
   const readers = Math.max(2, poolSize - writers);
   const database = {
-    writers: openPool(
-      url,
-      writers,
-      ['plan_cache_mode=force_generic_plan', 'enable_seqscan=off', 'enable_nestloop=off'],
-      log,
-    ),
-    readers: openPool(url, readers, [], log),
+    writers: open('primary', writers, [
+      'plan_cache_mode=force_generic_plan',
+      'enable_seqscan=off',
+      'enable_nestloop=off',
+    ]),
+    readers: open('primary', readers),
+    standbys: open('standbys', readers),
   };
   return {
+    finder,
     ...database,
     close: async () => {
-      await Promise.all([database.writers.end(), database.readers.end()]);
+      await finder.close();
+      await Promise.all(Object.values(database).map((connections) => connections.end()));
     },
   };
-}
-
-function unreachable(error: unknown): CongerError {
-  return new CongerError('NoDatabasePeersError', 'no PostgreSQL server takes connections', {
-    context: { name: error instanceof Error ? error.name : 'Error', message: messageOf(error) },
-    cause: error,
-  });
 }
 
 function unknownOutcome(error: unknown): CongerError {
@@ -104,22 +108,20 @@ function unknownOutcome(error: unknown): CongerError {
  * Lends a connection to `work`, and throws it away if it breaks meanwhile.
  * @throws NoDatabasePeersError where there is none to lend; OverloadedError where too many wait for one
  */
-export async function withClient<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
-  if (pool.waitingCount >= maxWaiting) throw overloaded(pool.waitingCount);
-  const client = await pool.connect().catch((error: unknown) => {
-    if (pool.totalCount > 0 && messageOf(error).startsWith('timeout exceeded')) {
-      throw overloaded(pool.waitingCount);
-    }
-    throw unreachable(error);
-  });
+export async function withClient<T>(
+  connections: Connections,
+  work: (client: pg.PoolClient) => Promise<T>,
+): Promise<T> {
+  const client = await connections.lend();
   let broken = true;
   try {
     const result = await work(client);
     broken = false;
     return result;
   } catch (error) {
-    const cause = error instanceof CongerError ? error.cause : error;
-    broken = isConnectionLoss(cause) || doubtful.has(client);
+    const lost = isConnectionLoss(error instanceof CongerError ? error.cause : error);
+    if (lost) connections.suspect();
+    broken = lost || doubtful.has(client);
     throw error;
   } finally {
     client.release(broken);
@@ -127,8 +129,11 @@ export async function withClient<T>(pool: pg.Pool, work: (client: pg.PoolClient)
 }
 
 /** Reads: a connection that breaks is a NoDatabasePeersError, and the read may be made again. */
-export async function reading<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
-  return withClient(pool, async (client) => {
+export async function reading<T>(
+  connections: Connections,
+  work: (client: pg.PoolClient) => Promise<T>,
+): Promise<T> {
+  return withClient(connections, async (client) => {
     try {
       return await work(client);
     } catch (error) {
@@ -155,18 +160,21 @@ async function certain<T>(client: pg.PoolClient, commit: Promise<T>): Promise<T>
  * @throws UnknownOutcomeError where the connection broke before its answer came
  */
 export async function committing<T>(
-  pool: pg.Pool,
+  connections: Connections,
   statement: (client: pg.PoolClient) => Promise<T>,
 ): Promise<T> {
-  return withClient(pool, (client) => certain(client, statement(client)));
+  return withClient(connections, (client) => certain(client, statement(client)));
 }
 
 /**
  * Runs `work` in a transaction: commits where it resolves, rolls back where it rejects.
  * @throws NoDatabasePeersError where the connection broke before the commit was sent; UnknownOutcomeError after it
  */
-export async function transaction<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
-  return withClient(pool, async (client) => {
+export async function transaction<T>(
+  connections: Connections,
+  work: (client: pg.PoolClient) => Promise<T>,
+): Promise<T> {
+  return withClient(connections, async (client) => {
     let result: T;
     try {
       await client.query('BEGIN');

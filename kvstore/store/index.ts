@@ -14,7 +14,7 @@ import { initialiseSchema } from './schema.ts';
 import type { Store } from './store.ts';
 
 export interface StoreOptions {
-  /** URL of PostgreSQL. */
+  /** URL of PostgreSQL; of all hosts, comma-separated, where it has a standby. */
   readonly url: string;
   /** Connections to keep to it; half of them for writes. */
   readonly poolSize: number;
@@ -45,7 +45,7 @@ export async function createStore({ url, poolSize, log, sql }: StoreOptions): Pr
     throw error;
   }
   const registry = new Registry(database.readers);
-  const maxGroups = Math.max(2, database.writers.options.max - 1);
+  const maxGroups = Math.max(2, database.writers.max - 1);
   const store: Store = { database, registry, group: new GroupCommit(database, registry, maxGroups), log };
   return {
     rpcs: {

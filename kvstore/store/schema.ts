@@ -1,4 +1,4 @@
-import type pg from 'pg';
+import type { Connections } from './connections.ts';
 import { transaction } from './database.ts';
 import { registryTable, schemaName } from './identifiers.ts';
 
@@ -9,8 +9,8 @@ const initialiseLock = 7_023_110_451;
  * Makes the registry of buckets where it is missing. `generation` is unique over all buckets and all their updates:
  * statements name the one that they were made for, and do nothing on any other.
  */
-export async function initialiseSchema(pool: pg.Pool): Promise<void> {
-  await transaction(pool, async (client) => {
+export async function initialiseSchema(connections: Connections): Promise<void> {
+  await transaction(connections, async (client) => {
     await client.query('SELECT pg_advisory_xact_lock($1)', [initialiseLock]);
     await client.query(`CREATE SCHEMA IF NOT EXISTS ${schemaName}`);
     await client.query(`CREATE SEQUENCE IF NOT EXISTS ${schemaName}."bucket.generation"`);
