@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import type { Bucket } from './bucket.ts';
+import { exchange, type TextRow, textArray } from './exchange.ts';
 import { quote, registryTable } from './identifiers.ts';
 import type { Write } from './write.ts';
 
@@ -23,14 +24,9 @@ export type Outcome =
   /** Not inserted: the key, or a unique value, has just been inserted by another, or is in the same statement. */
   | { readonly kind: 'race' };
 
-interface Statement {
-  readonly name: string;
-  readonly text: string;
-}
-
 const fixed = ['k', 'kind', 'want', 'v', 'etag', 'partition', 'head', 'vnode'];
 
-function compose(bucket: Bucket, strict: boolean): Statement {
+function compose(bucket: Bucket, strict: boolean): string {
   const columns = bucket.columns.map((c, i) => ({ name: quote(c.field), value: `ok.c${i}::${c.info.pg}` }));
   const aliases = [...fixed, ...columns.map((_, i) => `c${i}`)];
   const parameters = aliases.map((_, i) => `$${i + 4}::text[]`);
@@ -47,7 +43,7 @@ function compose(bucket: Bucket, strict: boolean): Statement {
   const change = `pg_logical_emit_message(true,
       'conger/' || CASE WHEN ok.v IS NULL THEN ok.old_partition ELSE ok.partition END,
       ok.head || coalesce(ok.v, 'null') || ',"previous":' || coalesce(ok.old, 'null') || '}')`;
-  const text = `
+  return `
     WITH input AS MATERIALIZED (
       SELECT i.* FROM unnest(${parameters.join(', ')}) WITH ORDINALITY AS i(${aliases.join(', ')}, n)
       WHERE EXISTS (SELECT FROM ${registryTable} WHERE name = $1 AND generation = $2::bigint)
@@ -81,12 +77,11 @@ function compose(bucket: Bucket, strict: boolean): Statement {
         WHEN NOT ok.allowed THEN 'conflict' ELSE 'race' END,
       ok.actual${bucket.feed ? `, CASE WHEN done._key IS NOT NULL THEN ${change} END` : ''}
     FROM ok LEFT JOIN done ON done._key = ok.k ORDER BY ok.n`;
-  return { name: `write${strict ? '1' : ''}.${bucket.generation}`, text };
 }
 
-const composed = new WeakMap<Bucket, Map<boolean, Statement>>();
+const composed = new WeakMap<Bucket, Map<boolean, string>>();
 
-function statementFor(bucket: Bucket, strict: boolean): Statement {
+function statementFor(bucket: Bucket, strict: boolean): string {
   let both = composed.get(bucket);
   if (both === undefined) {
     both = new Map();
@@ -100,10 +95,17 @@ function statementFor(bucket: Bucket, strict: boolean): Statement {
   return statement;
 }
 
-type Row = [n: number, kind: Outcome['kind'], actual: string | null];
-
-function outcomeOf([, kind, actual]: Row): Outcome {
-  return kind === 'conflict' ? { kind, actual } : { kind };
+function outcomeOf([, kind, actual]: TextRow): Outcome {
+  switch (kind) {
+    case 'conflict':
+      return { kind, actual: actual ?? null };
+    case 'written':
+    case 'missing':
+    case 'race':
+      return { kind };
+    default:
+      throw new Error(`a write ended as ${kind}`);
+  }
 }
 
 /**
@@ -116,24 +118,25 @@ export async function executeWrites(
   writes: readonly Write[],
   strict: boolean,
 ): Promise<readonly Outcome[] | undefined> {
-  const parameters: unknown[] = [
-    bucket.name,
-    bucket.generation,
-    Date.now(),
-    writes.map((w) => w.key),
-    writes.map((w) => w.check.kind),
-    writes.map((w) => (w.check.kind === 'etag' ? w.check.etag : null)),
-    writes.map((w) => w.text),
-    writes.map((w) => w.etag),
-    writes.map((w) => w.partition),
-    writes.map((w) => w.head),
-    writes.map((w) => w.vnode),
-    ...bucket.columns.map((_, i) => writes.map((w) => w.columns[i] ?? null)),
+  const fields: ((write: Write) => string | null)[] = [
+    (w) => w.key,
+    (w) => w.check.kind,
+    (w) => (w.check.kind === 'etag' ? w.check.etag : null),
+    (w) => w.text,
+    (w) => w.etag,
+    (w) => w.partition,
+    (w) => w.head,
+    (w) => w.vnode,
+    ...bucket.columns.map((_, i) => (w: Write) => w.columns[i] ?? null),
   ];
-  const { rows } = await client.query<Row>({
-    ...statementFor(bucket, strict),
-    values: parameters,
-    rowMode: 'array',
+  const rows = await exchange(client, {
+    text: statementFor(bucket, strict),
+    values: [
+      bucket.name,
+      bucket.generation,
+      String(Date.now()),
+      ...fields.map((field) => textArray(writes.map(field))),
+    ],
   });
   if (rows.length === 0) return undefined;
   if (rows.length !== writes.length) throw new Error(`${writes.length} writes had ${rows.length} outcomes`);
