@@ -130,10 +130,17 @@ function describe(issue: z.core.$ZodIssue, name: string, input: unknown): string
   return `${place(name, issue.path)} ${expectation(issue)}`;
 }
 
+/** zod's names of types that are not those of JSON's schemas. All numbers here are integers. */
+const expectedNames: ReadonlyMap<string, string> = new Map([
+  ['record', 'object'],
+  ['int', 'integer'],
+  ['number', 'integer'],
+]);
+
 function expectation(issue: z.core.$ZodIssue): string {
   switch (issue.code) {
     case 'invalid_type':
-      return `should be ${issue.expected === 'record' ? 'object' : issue.expected === 'int' ? 'integer' : issue.expected}`;
+      return `should be ${expectedNames.get(issue.expected) ?? issue.expected}`;
     case 'too_small':
       return issue.origin === 'string'
         ? `should NOT be shorter than ${issue.minimum} characters`
@@ -157,14 +164,17 @@ function expectation(issue: z.core.$ZodIssue): string {
   }
 }
 
+/** Where keys are a client's own names, which are in brackets. */
+const openObjects: ReadonlySet<string> = new Set(['bucket.index']);
+
 function place(name: string, path: readonly PropertyKey[]): string {
   return path.reduce<string>(
     (at, part) =>
       typeof part === 'number'
         ? `${at}[${part}]`
-        : /^[a-z_]\w*$/i.test(String(part))
-          ? `${at}.${String(part)}`
-          : `${at}['${String(part)}']`,
+        : openObjects.has(at) || !/^[a-z_]\w*$/i.test(String(part))
+          ? `${at}['${String(part)}']`
+          : `${at}.${String(part)}`,
     name,
   );
 }

@@ -77,9 +77,14 @@ export function notIndexed(
   const { unindexedFields, reindexingFields } = fields;
   return new CongerError(
     'NotIndexedError',
-    `${message}. Reindexing fields: ${JSON.stringify(reindexingFields)}. Unindexed fields: ${JSON.stringify(unindexedFields)}`,
+    `${message}. Reindexing fields: ${listed(reindexingFields)}. Unindexed fields: ${listed(unindexedFields)}`,
     { context: { bucket, unindexedFields, reindexingFields } },
   );
+}
+
+/** Names as Moray's messages have them, which programs look into: `[ 'a', 'b' ]`. */
+function listed(names: readonly string[]): string {
+  return names.length === 0 ? '[]' : `[ ${names.map((name) => `'${name}'`).join(', ')} ]`;
 }
 
 export function notNullable(field: string, type: string): CongerError {

@@ -53,7 +53,13 @@ function ip(value: unknown): string {
   if (typeof value !== 'string' || value.includes('%') || !(isIPv4(value) || isIPv6(value))) {
     throw new TypeMismatch('not an IP address');
   }
-  return ipaddr.process(value).toString();
+  return addressText(ipaddr.parse(value));
+}
+
+/** As PostgreSQL writes it. An IPv4-mapped address is IPv6, and is in no IPv4 network. */
+function addressText(address: ipaddr.IPv4 | ipaddr.IPv6): string {
+  const mapped = address instanceof ipaddr.IPv6 && address.isIPv4MappedAddress();
+  return mapped ? `::ffff:${address.toIPv4Address().toString()}` : address.toString();
 }
 
 function subnet(value: unknown): string {
@@ -64,7 +70,7 @@ function subnet(value: unknown): string {
     throw new TypeMismatch('not a subnet');
   }
   const family = isIPv4(address) ? ipaddr.IPv4 : ipaddr.IPv6;
-  return `${family.networkAddressFromCIDR(`${address}/${length}`).toString()}/${Number(length)}`;
+  return `${addressText(family.networkAddressFromCIDR(`${address}/${length}`))}/${Number(length)}`;
 }
 
 function number(value: unknown): Encoded {

@@ -74,6 +74,7 @@ async function install(suite: string, directory: string): Promise<void> {
   );
   await run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund'], { cwd: directory });
   // The suite looks for the client's programs where its own tool would have installed them.
-  await mkdir(join(directory, 'run', 'client'), { recursive: true });
-  await symlink(join(directory, 'node_modules'), join(directory, 'run', 'client', 'node_modules'));
+  const programs = join(directory, 'node_modules', 'moray', 'bin');
+  await mkdir(join(directory, 'run', 'client', 'node_modules'), { recursive: true });
+  await symlink(programs, join(directory, 'run', 'client', 'node_modules', '.bin'));
 }

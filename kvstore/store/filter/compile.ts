@@ -170,7 +170,8 @@ class Compiler {
     const value = this.#value(leaf, info.scalar, leaf.value);
     if (value === null) return 'false';
     // A bigint's index serves comparisons with bigints only.
-    const integer = info.pg !== 'numeric' && info.scalar === 'number' && Number.isSafeInteger(Number(value));
+    const integer =
+      info.scalar === 'number' && !info.pg.startsWith('numeric') && Number.isSafeInteger(Number(value));
     const element = integer ? 'bigint' : scalarPg(info.scalar);
     const parameter = this.#parameters.add(value, element);
     if (info.array) {
