@@ -172,9 +172,9 @@ class WatchedHosts {
     this.#healthy = chosen !== undefined && hosts.get(chosen.url)?.kind === 'primary';
     if (wasHealthy && !this.#healthy) this.suspect();
 
-    const standbys = this.#watches
-      .filter(({ state }) => state.kind === 'standby' && state.timeline === chosen?.timeline)
-      .map(({ url }) => url);
+    const follows = (state: HostState) => state.kind === 'standby' && state.timeline === chosen?.timeline;
+    const standbys =
+      chosen === undefined ? [] : this.#watches.filter(({ state }) => follows(state)).map(({ url }) => url);
     const before = this.#current;
     const moved = chosen?.url !== before?.url || chosen?.timeline !== before?.timeline;
     if (!moved && standbys.join() === this.#standbys.join()) return;
