@@ -9,7 +9,7 @@ import {
   type FastVersion,
   status,
 } from './codec.ts';
-import { crcArc, crcLegacy } from './crc.ts';
+import { crcArc, crcLegacy, crcLegacyAscii } from './crc.ts';
 
 const require = createRequire(import.meta.url);
 const limit = 1024 * 1024;
@@ -24,6 +24,19 @@ describe('checksums are those of the libraries that peers use', () => {
     const bytes = Buffer.from(text);
     expect(crcLegacy(text)).toBe(legacy.crc16(text));
     expect(crcArc(bytes, 0, bytes.length)).toBe(current.crc16(text));
+  });
+
+  test('of every length, wherever it lies', () => {
+    const next = random(4);
+    const bytes = Buffer.from(Array.from({ length: 200 }, () => Math.floor(next() * 128)));
+    for (let from = 0; from < 20; from++) {
+      for (let to = from; to <= bytes.length; to++) {
+        const text = bytes.toString('latin1', from, to);
+        expect(crcArc(bytes, from, to)).toBe(current.crc16(text));
+        expect(crcLegacyAscii(bytes, from, to)).toBe(legacy.crc16(text));
+        expect(crcLegacy(text)).toBe(legacy.crc16(text));
+      }
+    }
   });
 });
 
@@ -159,6 +172,51 @@ describe('faults', () => {
     const decoder = new FastDecoder(100);
     decoder.push(frame(`{"d":["${'x'.repeat(200)}"]}`).subarray(0, 15));
     expect(() => decoder.next()).toThrow('at most 100');
+  });
+});
+
+describe('messages that are too long', () => {
+  const long = (msgid: number, bytes: number) =>
+    encodeMessage(2, status.data, msgid, 'x', ['y'.repeat(bytes)]);
+  const stream = Buffer.concat([
+    encodeMessage(2, status.data, 1, 'x', [1]),
+    long(2, 5000),
+    encodeMessage(2, status.data, 3, 'x', [3]),
+    long(4, 101),
+    long(5, 5000),
+  ]);
+
+  test('are skipped and reported, in chunks of every size; what stands between them is read', () => {
+    for (const size of [1, 2, 14, 15, 16, 99, 1000, 5000, stream.length]) {
+      const seen: unknown[] = [];
+      const decoder = new FastDecoder(100, { upTo: 10_000, report: ({ msgid }) => seen.push(msgid) });
+      for (let at = 0; at < stream.length; at += size) {
+        decoder.push(stream.subarray(at, at + size));
+        for (let m = decoder.next(); m !== undefined; m = decoder.next()) seen.push(m);
+      }
+      decoder.end();
+      const frame = { version: 2, status: 1, name: 'x' };
+      expect(seen).toEqual([
+        { ...frame, msgid: 1, values: [1] },
+        2,
+        { ...frame, msgid: 3, values: [3] },
+        4,
+        5,
+      ]);
+    }
+  });
+
+  test('are incomplete where the bytes end inside one', () => {
+    const decoder = new FastDecoder(100, { upTo: 10_000, report: () => {} });
+    decoder.push(stream.subarray(0, stream.length - 1));
+    while (decoder.next() !== undefined);
+    expect(() => decoder.end()).toThrow('incomplete message');
+  });
+
+  test('are a fault past what is skipped', () => {
+    const decoder = new FastDecoder(100, { upTo: 1000, report: () => {} });
+    decoder.push(long(1, 1000).subarray(0, 15));
+    expect(() => decoder.next()).toThrow('at most 1000');
   });
 });
 

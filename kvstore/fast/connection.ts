@@ -1,14 +1,15 @@
 import { EventEmitter } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import {
-  encodeMessage,
   FastDecoder,
   type FastMessage,
   FastProtocolError,
   maxMessageId,
+  payloadOf,
   status,
 } from './codec.ts';
 import { fromWire } from './errors.ts';
+import { Outbox } from './outbox.ts';
 
 /** The connection broke before the call was answered. `sent`: whether the server may have seen the request. */
 export class ConnectionBrokenError extends Error {
@@ -48,6 +49,7 @@ const maxAnswer = 64 * 1024 * 1024;
 export class FastConnection extends EventEmitter {
   readonly #socket: Socket;
   readonly #decoder = new FastDecoder(maxAnswer);
+  readonly #outbox: Outbox;
   readonly #pending = new Map<number, Pending>();
   readonly #silenceMs: number;
   #connected = false;
@@ -56,13 +58,13 @@ export class FastConnection extends EventEmitter {
   #heard = 0;
   #pinged: number | undefined;
   #watch: NodeJS.Timeout | undefined;
-  #corked = false;
 
   constructor(options: FastConnectionOptions) {
     super();
     this.#silenceMs = options.silenceMs ?? 2_000;
     const socket = connect({ host: options.host, port: options.port, noDelay: true });
     this.#socket = socket;
+    this.#outbox = new Outbox(socket);
     socket.on('connect', () => {
       this.#connected = true;
       socket.setKeepAlive(true, 10_000);
@@ -94,10 +96,10 @@ export class FastConnection extends EventEmitter {
   call(name: string, args: readonly unknown[]): Promise<unknown[]> {
     if (!this.usable) return Promise.reject(new ConnectionBrokenError(false, this.#broken));
     const msgid = this.#nextId();
-    const message = encodeMessage(2, status.data, msgid, name, args);
+    const payload = payloadOf(JSON.stringify(name), JSON.stringify(args));
     return new Promise((resolve, reject) => {
       this.#pending.set(msgid, { values: [], started: performance.now(), resolve, reject });
-      this.#write(message);
+      this.#outbox.add(2, status.data, msgid, payload);
       this.#watch ??= this.#setWatch();
     });
   }
@@ -119,18 +121,6 @@ export class FastConnection extends EventEmitter {
       this.#lastId = this.#lastId === maxMessageId ? 1 : this.#lastId + 1;
     } while (this.#pending.has(this.#lastId));
     return this.#lastId;
-  }
-
-  #write(message: Buffer): void {
-    if (!this.#corked) {
-      this.#corked = true;
-      this.#socket.cork();
-      process.nextTick(() => {
-        this.#corked = false;
-        this.#socket.uncork();
-      });
-    }
-    this.#socket.write(message);
   }
 
   #onData(chunk: Buffer): void {

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
+import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { CongerError } from '../../runtime/errors.ts';
 import { silentLogger } from '../../runtime/log.ts';
@@ -38,6 +39,9 @@ const rpcs: RpcTable = {
   },
   unsendable: async ({ send }) => {
     await send([1n]);
+  },
+  json: async ({ args, sendJson }) => {
+    await sendJson(args.map(String));
   },
   flood: async ({ args, send }) => {
     for (let i = 0; i < Number(args[0]); i++) await send(['x'.repeat(10_000)]);
@@ -132,6 +136,19 @@ describe('calls', () => {
       { version, status: status.end, msgid: 9, name: 'echo', values: [] },
     ]);
   });
+
+  test.each([1, 2] as const)(
+    'values that are JSON reach a peer of version %i byte for byte',
+    async (version) => {
+      const texts = ['{"a" : 1.0}', '"\\u00fc"', '[ 1, "日本" ]', 'null'];
+      const socket = await raw();
+      socket.write(encodeMessage(version, status.data, 1, 'json', texts));
+      const [chunk] = (await once(socket, 'data')) as [Buffer];
+      expect(chunk.toString()).toContain(`"name":"json"},"d":[${texts.join(',')}]}`);
+      const connection = await client();
+      expect(await connection.call('json', texts)).toEqual([{ a: 1 }, 'ü', [1, '日本'], null]);
+    },
+  );
 
   test('what node-fast says to requests without a name and to unknown names', async () => {
     const socket = await raw();
@@ -276,6 +293,99 @@ describe('back pressure', () => {
     const answers = await Promise.all(calls);
     expect(answers.every((values) => values.length === 4)).toBe(true);
   });
+});
+
+describe('a request that is too large', () => {
+  beforeEach(async () => {
+    await server.close(0);
+    await start({ maxRequest: 1000 });
+  });
+
+  test('is answered with the limit and its size, and the connection goes on', async () => {
+    const connection = await client();
+    const waiting = connection.call('hold', []);
+    await holding(1);
+    const args = ['x'.repeat(3_000_000)];
+    const error = await connection.call('echo', args).catch((e: unknown) => e);
+    expect(error).toMatchObject({ code: 'InvocationError', context: { limit: 1000 } });
+    expect((error as CongerError).context.bytes).toBeGreaterThan(3_000_000);
+    expect((error as CongerError).message).toContain('the limit is 1000');
+    expect(await connection.call('echo', ['small'])).toEqual(['small']);
+    held[0]?.finish();
+    expect(await waiting).toEqual([]);
+  });
+
+  test('is not kept: memory stays flat while it comes', async () => {
+    const socket = await raw();
+    const size = 200 * 1024 * 1024;
+    const header = Buffer.from(encodeMessage(2, status.data, 1, 'echo', []).subarray(0, 15));
+    header.writeUInt32BE(size, 11);
+    socket.write(header);
+    const zeros = Buffer.alloc(1024 * 1024);
+    const before = process.memoryUsage();
+    let most = 0;
+    for (let sent = 0; sent < size; sent += zeros.length) {
+      if (!socket.write(zeros)) await once(socket, 'drain');
+      most = Math.max(most, process.memoryUsage().arrayBuffers - before.arrayBuffers);
+    }
+    socket.write(encodeMessage(2, status.data, 2, 'echo', ['after']));
+    const [refused, after] = await read(socket, 2);
+    expect(refused).toMatchObject({ msgid: 1, status: status.error, error: { name: 'InvocationError' } });
+    expect(after).toMatchObject({ msgid: 2, values: ['after'] });
+    expect(most).toBeLessThan(size / 4);
+  });
+
+  test('with the id of a call in flight, or as an END, it breaks the protocol', async () => {
+    for (const messageStatus of [status.data, status.end]) {
+      const socket = await raw();
+      socket.write(encodeMessage(2, status.data, 1, 'hold', []));
+      socket.write(encodeMessage(2, messageStatus, 1, 'hold', ['x'.repeat(2000)]));
+      expect(await read(socket, 1)).toEqual([]);
+    }
+  });
+});
+
+describe('many clients at once', () => {
+  test('what is in flight on all connections is bounded, and what is refused says when to come again', async () => {
+    await server.close(0);
+    await start({ maxInFlight: 100_000 });
+    const [one, other] = [await client(), await client()];
+    const calls = Array.from({ length: 4 }, () => one.call('hold', ['x'.repeat(20_000)]));
+    await holding(4);
+    const refused = await other.call('hold', ['x'.repeat(20_000)]).catch((e: unknown) => e);
+    expect(refused).toMatchObject({ code: 'OverloadedError', context: { waiting: 4, retryAfterMs: 100 } });
+    held[0]?.finish();
+    await calls[0];
+    const admitted = other.call('hold', ['x'.repeat(20_000)]);
+    await holding(5);
+    for (const each of held) each.finish();
+    expect(await Promise.all([...calls, admitted])).toEqual([[], [], [], [], []]);
+    // One call by itself is let in however large it is.
+    expect((await one.call('echo', ['x'.repeat(200_000)])).length).toBe(1);
+  });
+
+  test('a connection with 10,000 requests does not starve one with a single request', async () => {
+    await server.close(0);
+    await start({ maxPending: 100 });
+    const [greedy, modest] = [await client(), await client()];
+    let answered = 0;
+    const calls = Array.from({ length: 10_000 }, async () => {
+      await greedy.call('hold', []);
+      answered++;
+    });
+    await holding(100);
+    // The procedure works through its calls in the order in which they came, ten at a time.
+    const work = (async () => {
+      for (let next = 0; next <= 10_000; next++) {
+        await holding(next + 1);
+        held[next]?.finish();
+        if (next % 10 === 0) await turn();
+      }
+    })();
+    await modest.call('hold', []);
+    expect(answered).toBeLessThan(2000);
+    await Promise.all([...calls, work]);
+  }, 20_000);
 });
 
 describe('closing', () => {

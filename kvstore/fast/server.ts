@@ -3,6 +3,7 @@ import { createServer, type Server } from 'node:net';
 import { messageOf } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { RpcTable } from '../rpc.ts';
+import { Budget } from './budget.ts';
 import { connectionCount } from './metrics.ts';
 import { Session, type SessionOptions } from './session.ts';
 
@@ -12,9 +13,14 @@ export interface FastServerOptions {
   readonly host: string;
   /** 0: any free port. */
   readonly port: number;
-  readonly limits?: Partial<Pick<SessionOptions, 'maxRequest' | 'maxPending' | 'stallMs'>>;
+  readonly limits?: Partial<Pick<SessionOptions, 'maxRequest' | 'maxPending' | 'stallMs'>> & {
+    /** What the calls in flight on all connections may take together, in bytes. */
+    readonly maxInFlight?: number;
+  };
 }
 
+/** Of requests in flight, in bytes: several times what 1,024 clients put at once, and a few of the greatest. */
+const maxInFlight = 64 * 1024 * 1024;
 /** Greatest request: a batch of a few of the greatest objects (1 MB each) fits. */
 const maxRequest = 16 * 1024 * 1024;
 
@@ -35,6 +41,7 @@ export class FastServer {
       maxRequest,
       maxPending: 1024,
       stallMs: 30_000,
+      budget: new Budget(options.limits?.maxInFlight ?? maxInFlight),
       ...options.limits,
     };
     this.#server = createServer({ allowHalfOpen: true, highWaterMark: 64 * 1024 }, (socket) => {

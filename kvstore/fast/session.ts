@@ -3,29 +3,37 @@ import type { Socket } from 'node:net';
 import { CongerError, isCongerError, messageOf } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { RpcTable } from '../rpc.ts';
+import type { Budget } from './budget.ts';
 import {
-  encodeJson,
   FastDecoder,
   type FastMessage,
   FastProtocolError,
   type FastStatus,
   type FastVersion,
+  type Oversized,
+  payloadOf,
   status,
   type WireError,
 } from './codec.ts';
 import { badMethod, badRequest, toWire } from './errors.ts';
 import { requestCount, requestSeconds } from './metrics.ts';
+import { Outbox } from './outbox.ts';
 
 export interface SessionOptions {
   readonly rpcs: RpcTable;
   readonly log: Logger;
-  /** Greatest request that is accepted, in bytes of JSON. */
+  /** Greatest request that is accepted, in bytes of JSON. What is longer is skipped and answered InvocationError. */
   readonly maxRequest: number;
   /** Calls in flight on one connection, past which nothing more is read from it. */
   readonly maxPending: number;
+  /** What the calls in flight on all connections may take together. */
+  readonly budget: Budget;
   /** How long a client may leave its answers unread before its connection is dropped. */
   readonly stallMs: number;
 }
+
+/** A request that claims to be longer is none: the connection ends. */
+const maxSkipped = 1024 * 1024 * 1024;
 
 /**
  * The server's side of one connection. Every request that is read gets exactly one END or ERROR, in whatever order
@@ -36,17 +44,21 @@ export class Session {
   readonly #socket: Socket;
   readonly #options: SessionOptions;
   readonly #decoder: FastDecoder;
+  readonly #outbox: Outbox;
   readonly #gone = new AbortController();
   readonly #pending = new Set<number>();
   #drained: Promise<void> | undefined;
-  #corked = false;
   #closing = false;
   #idle: (() => void) | undefined;
 
   constructor(socket: Socket, options: SessionOptions) {
     this.#socket = socket;
     this.#options = options;
-    this.#decoder = new FastDecoder(options.maxRequest);
+    this.#outbox = new Outbox(socket);
+    this.#decoder = new FastDecoder(options.maxRequest, {
+      upTo: maxSkipped,
+      report: (message) => this.#refuseOversized(message),
+    });
     socket.setNoDelay(true);
     socket.setKeepAlive(true, 10_000);
     socket.on('data', (chunk) => {
@@ -74,6 +86,7 @@ export class Session {
     }
     // An answer that is still in the socket's buffer goes out before the FIN; the client then closes its side.
     const timer = setTimeout(() => this.#socket.destroy(), 500);
+    this.#outbox.flush();
     this.#socket.end();
     this.#socket.resume();
     await closed;
@@ -127,34 +140,70 @@ export class Session {
   }
 
   #receive(message: FastMessage): void {
+    if (!this.#isRequest(message)) return;
+    const { version, msgid, name, values } = message;
+    if (name === undefined) {
+      this.#refuse(version, msgid, undefined, badRequest(msgid));
+      return;
+    }
+    const quoted = JSON.stringify(name);
+    if (!Object.hasOwn(this.#options.rpcs, name)) {
+      this.#refuse(version, msgid, quoted, badMethod(msgid, name));
+    } else if (this.#closing) {
+      const error = new CongerError('OverloadedError', 'the server is shutting down');
+      this.#refuse(version, msgid, quoted, toWire(error));
+    } else if (!this.#options.budget.take(this.#decoder.size)) {
+      this.#refuse(version, msgid, quoted, toWire(this.#options.budget.exhausted()));
+    } else {
+      this.#pending.add(msgid);
+      void this.#run(version, msgid, name, quoted, values, this.#decoder.size);
+    }
+  }
+
+  /**
+   * Whether there is something to answer.
+   * @throws FastProtocolError
+   */
+  #isRequest<M extends { readonly status: FastStatus; readonly msgid: number }>(
+    message: M,
+  ): message is M & { readonly status: typeof status.data } {
     // Some clients ask for a call's end this way; node-fast's server ignores it, and the call runs to its end.
-    if (message.status === status.error) return;
+    if (message.status === status.error) return false;
     if (message.status === status.end) {
       throw new FastProtocolError('unexpected_status', 'unexpected END event from client');
     }
-    const { version, msgid, name, values } = message;
-    if (this.#pending.has(msgid)) {
+    if (this.#pending.has(message.msgid)) {
       throw new FastProtocolError('duplicate_msgid', 'client attempted to re-use msgid');
     }
-    if (name === undefined) {
-      this.#refuse(version, msgid, name, badRequest(msgid));
-    } else if (!Object.hasOwn(this.#options.rpcs, name)) {
-      this.#refuse(version, msgid, name, badMethod(msgid, name));
-    } else if (this.#closing) {
-      const error = new CongerError('OverloadedError', 'the server is shutting down');
-      this.#refuse(version, msgid, name, toWire(error));
-    } else {
-      this.#pending.add(msgid);
-      void this.#run(version, msgid, name, values);
-    }
+    return true;
   }
 
+  #refuseOversized(message: Oversized): void {
+    if (!this.#isRequest(message)) return;
+    const { version, msgid, length: bytes } = message;
+    const limit = this.#options.maxRequest;
+    const error = new CongerError(
+      'InvocationError',
+      `the request is too large: ${bytes} bytes of JSON, and the limit is ${limit}`,
+      { context: { bytes, limit } },
+    );
+    this.#refuse(version, msgid, undefined, toWire(error));
+  }
+
+  /** @param name as JSON */
   #refuse(version: FastVersion, msgid: number, name: string | undefined, error: WireError): void {
     requestCount.inc({ rpc: 'refused', outcome: error.name });
-    this.#write(version, status.error, msgid, name, JSON.stringify(error));
+    this.#outbox.add(version, status.error, msgid, payloadOf(name, errorJson(error)));
   }
 
-  async #run(version: FastVersion, msgid: number, name: string, args: readonly unknown[]): Promise<void> {
+  async #run(
+    version: FastVersion,
+    msgid: number,
+    name: string,
+    quoted: string,
+    args: readonly unknown[],
+    size: number,
+  ): Promise<void> {
     const started = performance.now();
     let outcome = 'ok';
     try {
@@ -163,19 +212,22 @@ export class Session {
       await handler({
         args,
         signal: this.#gone.signal,
-        send: (values) => this.#send(version, msgid, name, JSON.stringify(values)),
-        sendJson: (texts) => this.#send(version, msgid, name, `[${texts.join(',')}]`),
+        send: (values) => this.#send(version, msgid, quoted, JSON.stringify(values)),
+        sendJson: (texts) => this.#send(version, msgid, quoted, `[${texts.join(',')}]`),
       });
-      this.#write(version, status.end, msgid, name, '[]');
+      this.#outbox.add(version, status.end, msgid, payloadOf(quoted, '[]'));
     } catch (error) {
       if (this.#gone.signal.aborted) {
         outcome = 'aborted';
       } else {
-        outcome = this.#fail(version, msgid, name, args, error);
+        const wire = this.#describe(name, args, error);
+        outcome = wire.name;
+        this.#outbox.add(version, status.error, msgid, payloadOf(quoted, errorJson(wire)));
       }
     }
     requestCount.inc({ rpc: name, outcome });
     requestSeconds.observe({ rpc: name }, (performance.now() - started) / 1000);
+    this.#options.budget.give(size);
     this.#pending.delete(msgid);
     if (this.#pending.size === 0) this.#idle?.();
     if (this.#socket.isPaused() && !this.#gone.signal.aborted) this.#read();
@@ -183,41 +235,18 @@ export class Session {
 
   #send(version: FastVersion, msgid: number, name: string, values: string): Promise<void> {
     this.#gone.signal.throwIfAborted();
-    return this.#write(version, status.data, msgid, name, values) ? delivered : this.#drain();
+    return this.#outbox.add(version, status.data, msgid, payloadOf(name, values)) ? delivered : this.#drain();
   }
 
-  /** Answers with the error; its name on the wire is the result. */
-  #fail(version: FastVersion, msgid: number, name: string, args: readonly unknown[], error: unknown): string {
+  /** The error as it goes to the client. What is a fault of this server is also logged. */
+  #describe(name: string, args: readonly unknown[], error: unknown): WireError {
     if (!isCongerError(error)) {
       this.#options.log.error(
         { err: error, rpc: name, req_id: requestId(args) },
         `${name} failed: ${messageOf(error)}`,
       );
     }
-    const wire = toWire(error);
-    this.#write(version, status.error, msgid, name, errorJson(wire));
-    return wire.name;
-  }
-
-  /** Whether the socket can take more. What one turn of the event loop writes goes out in one call. */
-  #write(
-    version: FastVersion,
-    messageStatus: FastStatus,
-    msgid: number,
-    name: string | undefined,
-    d: string,
-  ): boolean {
-    if (!this.#socket.writable) return true;
-    const message = encodeJson(version, messageStatus, msgid, name, d);
-    if (!this.#corked) {
-      this.#corked = true;
-      this.#socket.cork();
-      process.nextTick(() => {
-        this.#corked = false;
-        this.#socket.uncork();
-      });
-    }
-    return this.#socket.write(message);
+    return toWire(error);
   }
 
   #drain(): Promise<void> {
