@@ -3,6 +3,8 @@ import { messageOf } from '../runtime/errors.ts';
 import { type Runtime, runProcess } from '../runtime/process.ts';
 import { FastServer } from './fast/server.ts';
 import { serveHealth } from './health.ts';
+import type { Hook } from './hooks/hook.ts';
+import { loadHooks } from './hooks/loader.ts';
 import { createStore } from './store/index.ts';
 
 /** How long PostgreSQL may take to answer when the server starts. */
@@ -14,7 +16,9 @@ type Store = Awaited<ReturnType<typeof createStore>>;
 
 await runProcess('kvstore', async (runtime) => {
   const { config, log, shutdown } = runtime;
-  const store = await openStore(runtime);
+  // A module that does not load ends the server here, not a write later.
+  const hooks = await loadHooks(config.hooks);
+  const store = await openStore(runtime, hooks);
   shutdown.add('store', () => store.close());
 
   const health = await serveHealth(config.host, config.metricsPort, () => store.ping());
@@ -31,7 +35,10 @@ await runProcess('kvstore', async (runtime) => {
 });
 
 /** Opens the store as soon as PostgreSQL answers, and gives up after a minute. */
-async function openStore({ config, log, shutdown }: Runtime): Promise<Store> {
+async function openStore(
+  { config, log, shutdown }: Runtime,
+  hooks: ReadonlyMap<string, Hook>,
+): Promise<Store> {
   const until = performance.now() + startMs;
   for (let pause = 50; ; pause = Math.min(pause * 2, 2_000)) {
     try {
@@ -40,6 +47,7 @@ async function openStore({ config, log, shutdown }: Runtime): Promise<Store> {
         poolSize: config.postgresPool,
         log,
         sql: config.sql,
+        hooks,
       });
     } catch (error) {
       if (performance.now() + pause > until || shutdown.signal.aborted) throw error;

@@ -57,6 +57,7 @@ export const options = {
     'connections that a kvstore server keeps to PostgreSQL',
   ),
   sql: option('CONGER_SQL', 'false', flag, "whether kvstore answers Moray's `sql` call"),
+  hooks: option('CONGER_HOOKS', '', list, 'modules of hooks for kvstore, paths, comma-separated'),
   kvstore: option('CONGER_KVSTORE', 'tcp://127.0.0.1:2020', list, 'kvstore servers, comma-separated'),
   kafka: option(
     'CONGER_KAFKA',

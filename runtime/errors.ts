@@ -12,6 +12,11 @@ export const errorTable = {
     help: 'the object was changed since it was read; read it again and retry',
   },
   FieldUpdateError: { status: 400, help: 'an update names no fields' },
+  HookFailedError: {
+    status: 409,
+    help: 'a hook of the bucket refused the write; it has the hook’s own name',
+  },
+  HookTimeoutError: { status: 503, help: 'a hook of the bucket took too long; nothing was written' },
   InvalidBucketConfigError: { status: 400, help: 'the bucket’s configuration is not valid' },
   InvalidBucketNameError: {
     status: 400,
@@ -20,6 +25,7 @@ export const errorTable = {
   InvalidIndexDefinitionError: { status: 400, help: 'an index’s definition is not valid' },
   InvalidIndexTypeError: { status: 400, help: 'a value does not have its index’s type' },
   InvalidQueryError: { status: 400, help: 'the filter or its options are not valid' },
+  InvalidRequireError: { status: 400, help: 'a hook requires a module that it may not have' },
   InvocationError: { status: 400, help: 'the call’s arguments are not valid' },
   NotFunctionError: { status: 400, help: 'a trigger is not a registered function' },
   NotIndexedError: { status: 400, help: 'a required field has no usable index' },
@@ -30,6 +36,10 @@ export const errorTable = {
   QueryTimeoutError: { status: 503, help: 'the query took longer than its timeout' },
   NoDatabasePeersError: { status: 503, help: 'PostgreSQL cannot be reached; try again shortly' },
   UniqueAttributeError: { status: 409, help: 'a unique field’s value is already in use' },
+  UnknownHookError: {
+    status: 503,
+    help: 'the bucket has a hook that this server cannot run; register it (CONGER_HOOKS)',
+  },
   UnknownOutcomeError: {
     status: 503,
     help: 'the connection broke in mid-write: the write may or may not have happened',

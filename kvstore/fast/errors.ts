@@ -7,7 +7,7 @@ import type { WireError } from './codec.ts';
  */
 export function toWire(error: unknown): WireError {
   if (error instanceof CongerError) {
-    return { name: error.code, message: error.message, context: error.context, info: error.context };
+    return { name: error.name, message: error.message, context: error.context, info: error.context };
   }
   return { name: 'InternalError', message: messageOf(error), context: {}, info: {} };
 }

@@ -15,6 +15,7 @@ import {
 import type { Bucket } from './bucket.ts';
 import type { Connections } from './connections.ts';
 import { transaction } from './database.ts';
+import { writeWithHooks } from './hooked-write.ts';
 import { deleteMany, updateMany } from './many.ts';
 import { givenUp, isDataError, isRace, isStale, LostRace, maxAttempts, StaleBucket } from './retry.ts';
 import { filterOf } from './search.ts';
@@ -51,11 +52,11 @@ class StepFailed extends Error {
  * It is first tried with its writes gathered into few statements. Where anything stands against that, it is made
  * request by request in its order, so that its error is that of the first request that fails, as in Moray.
  */
-class Batch {
+export class Batch {
   readonly #store: Store;
   readonly #requests: readonly BatchRequest[];
   readonly #options: CallOptions;
-  readonly #pool: Connections;
+  #pool: Connections;
 
   constructor(store: Store, requests: readonly BatchRequest[], options: CallOptions) {
     this.#store = store;
@@ -66,7 +67,7 @@ class Batch {
   }
 
   async run(): Promise<readonly Result[]> {
-    let steps = gathered(this.#requests);
+    let steps = (await this.#haveHooks()) ? this.#inOrder() : gathered(this.#requests);
     for (let attempt = 1; ; attempt++) {
       try {
         return await this.#attempt(steps);
@@ -90,6 +91,21 @@ class Batch {
     }
   }
 
+  /** Whether any write is of a bucket with hooks. A bucket that is not there is for its own request to meet. */
+  async #haveHooks(): Promise<boolean> {
+    for (const name of new Set(this.#requests.map((r) => r.bucket))) {
+      const bucket = await this.#store.registry.get(name).catch(() => undefined);
+      if (bucket?.hooks !== undefined) return true;
+    }
+    return false;
+  }
+
+  /** As hooks are to see it: request by request, on a connection whose plans suit any statement. */
+  #inOrder(): Step[] {
+    this.#pool = this.#store.database.readers;
+    return oneByOne(this.#requests);
+  }
+
   async #attempt(steps: readonly Step[]): Promise<readonly Result[]> {
     const results: Result[] = this.#requests.map(({ bucket, key, filter }) => ({
       bucket,
@@ -97,6 +113,8 @@ class Batch {
       ...(filter ? { filter } : {}),
     }));
     await transaction(this.#pool, async (client) => {
+      const { timeout } = this.#options;
+      if (timeout) await client.query("SELECT set_config('statement_timeout', $1, true)", [String(timeout)]);
       for (const step of steps) {
         const name = step.kind === 'writes' ? step.bucket : this.#request(step.at).bucket;
         const bucket = await this.#store.registry.get(name);
@@ -118,7 +136,23 @@ class Batch {
   }
 
   async #write(client: pg.PoolClient, bucket: Bucket, step: WriteStep, results: Result[]): Promise<void> {
+    if (bucket.hooks !== undefined) {
+      for (const at of step.at) {
+        const write = await writeWithHooks(this.#store, client, bucket, {
+          request: this.#request(at),
+          batch: this.#options,
+          execute: (writes) => this.#execute(client, bucket, writes),
+        });
+        report(results[at], write);
+      }
+      return;
+    }
     const writes = step.at.map((at) => encodeRequest(bucket, this.#request(at), this.#options));
+    await this.#execute(client, bucket, writes);
+    for (const [i, write] of writes.entries()) report(results[step.at[i] ?? -1], write);
+  }
+
+  async #execute(client: pg.PoolClient, bucket: Bucket, writes: readonly Write[]): Promise<void> {
     const outcomes = await executeWrites(client, bucket, writes, true).catch((error: unknown) => {
       const cause = isKeyRace(error, bucket.name) ? new LostRace() : error;
       throw new StepFailed(cause, bucket, writes.length === 1 ? writes[0] : undefined);
@@ -126,8 +160,6 @@ class Batch {
     if (outcomes === undefined) throw new StaleBucket(bucket);
     for (const [i, write] of writes.entries()) {
       if (outcomes[i]?.kind !== 'written') throw outcomeError(bucket.name, write, outcomes[i]);
-      const result = results[step.at[i] ?? -1];
-      if (result !== undefined && write.etag !== null) result.etag = write.etag;
     }
   }
 
@@ -144,6 +176,10 @@ class Batch {
       ? updateMany(client, many, request.fields ?? {})
       : deleteMany(client, many);
   }
+}
+
+function report(result: Result | undefined, write: Write): void {
+  if (result !== undefined && write.etag !== null) result.etag = write.etag;
 }
 
 /** batch. */

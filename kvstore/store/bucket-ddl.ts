@@ -42,13 +42,18 @@ async function dropIndexes(client: pg.PoolClient, bucket: string, column: Column
   }
 }
 
+/** A configuration as the registry has it: index, pre, post, options. */
+function configTexts({ index, hooks, options }: ValidConfig): string[] {
+  return [index, hooks.pre, hooks.post, options].map((part) => JSON.stringify(part));
+}
+
 /** @throws BucketConflictError where the bucket exists */
 export async function createBucket(client: pg.PoolClient, name: string, config: ValidConfig): Promise<void> {
   await prepare(client);
   try {
     await client.query(
-      `INSERT INTO ${registryTable} (name, index, pre, post, options) VALUES ($1, $2, '[]', '[]', $3)`,
-      [name, JSON.stringify(config.index), JSON.stringify(config.options)],
+      `INSERT INTO ${registryTable} (name, index, pre, post, options) VALUES ($1, $2, $3, $4, $5)`,
+      [name, ...configTexts(config)],
     );
   } catch (error) {
     throw stateOf(error) === '23505' ? bucketConflict(name, error) : error;
@@ -129,10 +134,10 @@ export async function updateBucket(
     ? JSON.stringify(withReindexing(reindexActiveOf(row), version, added))
     : row.reindex_active;
   await client.query(
-    `UPDATE ${registryTable} SET index = $2, options = $3, reindex_active = $4, mtime = now(),
+    `UPDATE ${registryTable} SET index = $2, pre = $3, post = $4, options = $5, reindex_active = $6, mtime = now(),
        generation = nextval('${schemaName}."bucket.generation"')
      WHERE name = $1`,
-    [name, JSON.stringify(config.index), JSON.stringify(config.options), active],
+    [name, ...configTexts(config), active],
   );
 }
 

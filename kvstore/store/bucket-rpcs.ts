@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { CongerError, isCongerError } from '../../runtime/errors.ts';
+import type { Hooks } from '../hooks/hooks.ts';
 import type { RpcTable } from '../rpc.ts';
 import { bucketConfig, describeIssues, parseArguments } from './arguments.ts';
 import { checkBucket, type RegistryRow, type ValidConfig } from './bucket.ts';
@@ -12,7 +13,8 @@ import { isRace } from './retry.ts';
 import { queryError, uniqueError } from './sql-errors.ts';
 import type { Store } from './store.ts';
 
-function validConfig(name: string, given: unknown): ValidConfig {
+/** @throws NotFunctionError, InvalidBucketNameError, InvalidBucketConfigError */
+function validConfig(hooks: Hooks, name: string, given: unknown): ValidConfig {
   const parsed = bucketConfig.safeParse(given);
   if (!parsed.success) {
     throw new CongerError('InvalidBucketConfigError', describeIssues(parsed.error, 'bucket', given));
@@ -21,8 +23,8 @@ function validConfig(name: string, given: unknown): ValidConfig {
   if ('trackModification' in options) {
     throw new CongerError('InvalidBucketConfigError', '"trackModification" is no longer supported');
   }
-  const config = { index: index as ValidConfig['index'], options };
-  checkBucket(name, config, { pre, post });
+  const config = { index: index as ValidConfig['index'], hooks: hooks.check({ pre, post }), options };
+  checkBucket(name, config);
   return config;
 }
 
@@ -33,7 +35,7 @@ function answerOf({ name, index, pre, post, options, mtime, reindex_active }: Re
 
 /** createBucket, updateBucket, getBucket, listBuckets, delBucket. */
 export function bucketRpcs(store: Store): RpcTable {
-  const { database, registry } = store;
+  const { database, registry, hooks } = store;
 
   async function changing(name: string, work: (client: pg.PoolClient) => Promise<void>): Promise<void> {
     try {
@@ -59,7 +61,7 @@ export function bucketRpcs(store: Store): RpcTable {
         ['config', 'object'],
         ['options', 'options'],
       ]);
-      const config = validConfig(name, given);
+      const config = validConfig(hooks, name, given);
       await changing(name, (client) => createBucket(client, name, config));
     },
 
@@ -69,7 +71,7 @@ export function bucketRpcs(store: Store): RpcTable {
         ['config', 'object'],
         ['options', 'options'],
       ]);
-      const config = validConfig(name, given);
+      const config = validConfig(hooks, name, given);
       await changing(name, (client) => updateBucket(client, name, config, options.no_reindex === true));
     },
 

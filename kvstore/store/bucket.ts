@@ -1,4 +1,5 @@
 import { CongerError } from '../../runtime/errors.ts';
+import type { HookSources } from '../hooks/hooks.ts';
 import type { IndexType } from '../types.ts';
 import { invalidBucketName } from './errors.ts';
 import { fieldNameProblem, isBucketName, tableOf } from './identifiers.ts';
@@ -32,6 +33,8 @@ export interface Bucket {
   readonly tracked: boolean;
   readonly feed: boolean;
   readonly partition: string | undefined;
+  /** Undefined where there are none, which is nearly everywhere. */
+  readonly hooks: HookSources | undefined;
 }
 
 /** A row of the registry: what getBucket and listBuckets answer, with JSON in the text columns. */
@@ -51,6 +54,7 @@ export interface ValidConfig {
   readonly index: Readonly<
     Record<string, { readonly type: IndexType; readonly unique?: boolean | undefined }>
   >;
+  readonly hooks: HookSources;
   readonly options: Readonly<Record<string, unknown>> & {
     readonly version: number;
     readonly feed?: boolean | undefined;
@@ -74,9 +78,10 @@ export function columnsOf(index: ValidConfig['index']): Column[] {
   }));
 }
 
-export function configOf(row: Pick<RegistryRow, 'index' | 'options'>): ValidConfig {
+export function configOf(row: Pick<RegistryRow, 'index' | 'pre' | 'post' | 'options'>): ValidConfig {
   return {
     index: JSON.parse(row.index) as ValidConfig['index'],
+    hooks: { pre: JSON.parse(row.pre) as string[], post: JSON.parse(row.post) as string[] },
     options: JSON.parse(row.options) as ValidConfig['options'],
   };
 }
@@ -97,21 +102,12 @@ export function bucketOf(row: RegistryRow): Bucket {
     tracked: Object.keys(active).length > 0,
     feed: config.options.feed !== false,
     partition: config.options.partition,
+    hooks: config.hooks.pre.length + config.hooks.post.length > 0 ? config.hooks : undefined,
   };
 }
 
-/**
- * @throws InvalidBucketNameError, InvalidBucketConfigError, NotFunctionError (code sent over the wire is not run)
- */
-export function checkBucket(
-  name: string,
-  config: ValidConfig,
-  triggers: { readonly pre: readonly unknown[]; readonly post: readonly unknown[] },
-): void {
-  for (const [kind, list] of Object.entries(triggers)) {
-    if (list.length > 0)
-      throw new CongerError('NotFunctionError', `${kind} must be [Function]: triggers are not run`);
-  }
+/** @throws InvalidBucketNameError, InvalidBucketConfigError */
+export function checkBucket(name: string, config: ValidConfig): void {
   if (!isBucketName(name)) throw invalidBucketName(name);
   for (const field of Object.keys(config.index)) {
     const problem = fieldNameProblem(field);

@@ -1,4 +1,6 @@
 import type { Logger } from '../../runtime/log.ts';
+import type { Hook } from '../hooks/hook.ts';
+import { Hooks } from '../hooks/hooks.ts';
 import type { RpcTable } from '../rpc.ts';
 import { batchRpcs } from './batch.ts';
 import { bucketRpcs } from './bucket-rpcs.ts';
@@ -19,8 +21,10 @@ export interface StoreOptions {
   /** Connections to keep to it; half of them for writes. */
   readonly poolSize: number;
   readonly log: Logger;
-  /** Whether Moray's `sql` call is answered. */
+  /** Whether clients are trusted with Moray's `sql` call, and with hooks that are code. */
   readonly sql: boolean;
+  /** Hooks that buckets may name. */
+  readonly hooks?: ReadonlyMap<string, Hook>;
 }
 
 export interface OpenStore {
@@ -36,7 +40,8 @@ export interface OpenStore {
  * may do so on one PostgreSQL.
  * @throws NoDatabasePeersError
  */
-export async function createStore({ url, poolSize, log, sql }: StoreOptions): Promise<OpenStore> {
+export async function createStore(options: StoreOptions): Promise<OpenStore> {
+  const { url, poolSize, log, sql } = options;
   const database = openDatabase(url, poolSize, log);
   try {
     await initialiseSchema(database.readers);
@@ -46,7 +51,9 @@ export async function createStore({ url, poolSize, log, sql }: StoreOptions): Pr
   }
   const registry = new Registry(database.readers);
   const maxGroups = Math.max(2, database.writers.max - 1);
-  const store: Store = { database, registry, group: new GroupCommit(database, registry, maxGroups), log };
+  const group = new GroupCommit(database, registry, maxGroups);
+  const hooks = new Hooks(options.hooks ?? new Map(), sql);
+  const store: Store = { database, registry, group, hooks, log };
   return {
     rpcs: {
       ...bucketRpcs(store),

@@ -4,15 +4,15 @@ import { reading } from './database.ts';
 import { objectNotFound } from './errors.ts';
 import { withBucket } from './retry.ts';
 import { type ObjectRow, objectColumns, objectJson } from './rows.ts';
+import { deleteOne, putOne } from './single-writes.ts';
 import { queryError } from './sql-errors.ts';
-import { deleteCheck, originOf, putCheck, type Store } from './store.ts';
-import { encodeDelete, encodePut } from './write.ts';
+import type { Store } from './store.ts';
 
 const handledByGet = ['noBucketCache', 'noCache', 'req_id', 'requireOnlineReindexing', 'timeout'];
 
 /** putObject, getObject, delObject. */
 export function objectRpcs(store: Store): RpcTable {
-  const { database, registry, group } = store;
+  const { database, registry } = store;
   return {
     async putObject({ args, send }) {
       const [name, key, value, options] = parseArguments('putObject', args, [
@@ -21,11 +21,7 @@ export function objectRpcs(store: Store): RpcTable {
         ['value', 'object'],
         ['options', 'options'],
       ]);
-      const bucket = await registry.get(name);
-      const check = putCheck(options.etag);
-      const origin = originOf(options);
-      const write = await group.submit(bucket, (b) => encodePut(b, key, value, check, origin));
-      await send([{ etag: write.etag }]);
+      await send([{ etag: await putOne(store, name, key, value, options) }]);
     },
 
     async delObject({ args, send }) {
@@ -34,10 +30,7 @@ export function objectRpcs(store: Store): RpcTable {
         ['key', 'string'],
         ['options', 'options'],
       ]);
-      const bucket = await registry.get(name);
-      const check = deleteCheck(options.etag || options._etag);
-      const origin = originOf(options);
-      await group.submit(bucket, (b) => encodeDelete(b, key, check, origin));
+      await deleteOne(store, name, key, options);
       await send([{}]);
     },
 

@@ -1,4 +1,5 @@
 import type { Logger } from '../../runtime/log.ts';
+import type { Hooks } from '../hooks/hooks.ts';
 import type { CallOptions } from './arguments.ts';
 import type { Database } from './database.ts';
 import type { GroupCommit } from './group-commit.ts';
@@ -10,6 +11,7 @@ export interface Store {
   readonly database: Database;
   readonly registry: Registry;
   readonly group: GroupCommit;
+  readonly hooks: Hooks;
   readonly log: Logger;
 }
 

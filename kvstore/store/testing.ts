@@ -1,4 +1,5 @@
 import { silentLogger } from '../../runtime/log.ts';
+import type { Hook } from '../hooks/hook.ts';
 import type { RpcCall } from '../rpc.ts';
 import { createStore, type OpenStore } from './index.ts';
 
@@ -14,13 +15,14 @@ export interface TestStore {
 
 export async function openTestStore(
   url: string,
-  options: { sql?: boolean; poolSize?: number } = {},
+  options: { sql?: boolean; poolSize?: number; hooks?: ReadonlyMap<string, Hook> } = {},
 ): Promise<TestStore> {
   const store = await createStore({
     url,
     poolSize: options.poolSize ?? 8,
     log: silentLogger(),
     sql: options.sql ?? false,
+    hooks: options.hooks ?? new Map(),
   });
   const call = async (method: string, ...args: unknown[]) => {
     const sent: unknown[] = [];

@@ -1,3 +1,4 @@
+import { CongerError } from '../../../runtime/errors.ts';
 import type { Bucket, Column } from '../bucket.ts';
 import { invalidQuery, notIndexed } from '../errors.ts';
 import { quote } from '../identifiers.ts';
@@ -13,12 +14,21 @@ import {
   type Pattern,
 } from './ast.ts';
 
+/** PostgreSQL's; it takes a statement of more for a broken connection. */
+const maxParameters = 65_535;
+
 /** Collects the values of a statement: each becomes a parameter, whatever it holds. */
 export class Parameters {
   readonly values: unknown[] = [];
 
-  /** Adds a value, and answers the SQL that stands for it. */
+  /**
+   * Adds a value, and answers the SQL that stands for it.
+   * @throws InvalidQueryError where there are more than PostgreSQL takes
+   */
   add(value: unknown, type: string): string {
+    if (this.values.length === maxParameters) {
+      throw new CongerError('InvalidQueryError', `the query has more than ${maxParameters} values`);
+    }
     this.values.push(value);
     return `$${this.values.length}::${type}`;
   }

@@ -1,0 +1,111 @@
+import type { HookRequest } from '../hooks/hook.ts';
+import type { HookSources } from '../hooks/hooks.ts';
+import { runHooks } from '../hooks/run.ts';
+import type { CallOptions } from './arguments.ts';
+import { Batch } from './batch.ts';
+import type { Bucket } from './bucket.ts';
+import { leftToWrite, requestOf } from './hooked-write.ts';
+import { givenUp, maxAttempts, StaleBucket } from './retry.ts';
+import { deleteCheck, originOf, putCheck, type Store } from './store.ts';
+import { encodeDelete, encodePut, type Write } from './write.ts';
+
+/**
+ * Puts and deletes of single objects. They go through group commit, unless something of theirs needs a transaction of
+ * their own: then they are a batch of one.
+ */
+
+type Value = Readonly<Record<string, unknown>>;
+
+/** Buckets whose pre hooks have asked for what only a transaction has. */
+const transactional = new WeakSet<HookSources>();
+
+/** Submits to group commit what was made ready for `bucket`, as long as the bucket's hooks are those of then. */
+function submit(store: Store, bucket: Bucket, encode: (bucket: Bucket) => Write): Promise<Write> {
+  return store.group.submit(bucket, (current) => {
+    if (current.hooks !== bucket.hooks) throw new StaleBucket(bucket);
+    return encode(current);
+  });
+}
+
+/** Makes a write anew where the bucket has got other hooks meanwhile. */
+async function again<T>(write: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await write();
+    } catch (error) {
+      if (!(error instanceof StaleBucket) || attempt >= maxAttempts) throw givenUp(error);
+    }
+  }
+}
+
+/** Runs the pre hooks of a put. Undefined: one of them asks for what only a transaction has. */
+async function prepare(
+  store: Store,
+  bucket: Bucket,
+  key: string,
+  value: Value,
+  options: CallOptions,
+): Promise<{ key: string; value: Value } | undefined> {
+  if (bucket.hooks === undefined) return { key, value };
+  const { pre, post } = store.hooks.chainsOf(bucket.name, bucket.hooks);
+  if (post.length > 0 || transactional.has(bucket.hooks)) return undefined;
+  const { hooks } = bucket;
+  let asked = false;
+  const ask = () => {
+    asked = true;
+    transactional.add(hooks);
+    return new Error('this needs a transaction, and the hook is run again in one');
+  };
+  const request: HookRequest = {
+    ...requestOf(store, bucket, key, value, options),
+    get update(): boolean {
+      throw ask();
+    },
+    get pg(): HookRequest['pg'] {
+      throw ask();
+    },
+  };
+  try {
+    await runHooks(pre, request);
+  } catch (error) {
+    if (!asked) throw error;
+  }
+  return asked ? undefined : leftToWrite(request);
+}
+
+/** Answers the etag that was written. */
+export function putOne(
+  store: Store,
+  name: string,
+  key: string,
+  value: Value,
+  options: CallOptions,
+): Promise<string | null | undefined> {
+  const check = putCheck(options.etag);
+  const origin = originOf(options);
+  return again(async () => {
+    const bucket = await store.registry.get(name);
+    const ready = options.timeout ? undefined : await prepare(store, bucket, key, value, options);
+    if (ready === undefined) {
+      const [result] = await new Batch(store, [{ bucket: name, key, value }], options).run();
+      return result?.etag;
+    }
+    const write = await submit(store, bucket, (b) => encodePut(b, ready.key, ready.value, check, origin));
+    return write.etag;
+  });
+}
+
+export function deleteOne(store: Store, name: string, key: string, options: CallOptions): Promise<void> {
+  const etag = options.etag || options._etag;
+  const origin = originOf(options);
+  return again(async () => {
+    const bucket = await store.registry.get(name);
+    const chains = bucket.hooks && store.hooks.chainsOf(name, bucket.hooks);
+    if (options.timeout || chains?.post.length) {
+      const request = { operation: 'delete' as const, bucket: name, key, options: etag ? { etag } : {} };
+      await new Batch(store, [request], options).run();
+    } else {
+      await submit(store, bucket, (b) => encodeDelete(b, key, deleteCheck(etag), origin));
+    }
+  });
+}
