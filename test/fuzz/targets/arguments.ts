@@ -129,7 +129,7 @@ const signatures: Readonly<Record<string, (random: Random) => unknown[]>> = {
 function parsed(input: Buffer): [method: string, args: unknown[]] | undefined {
   try {
     const call: unknown = JSON.parse(input.toString());
-    if (!Array.isArray(call) || typeof call[0] !== 'string') return undefined;
+    if (!Array.isArray(call) || typeof call[0] !== 'string' || call[0] === '') return undefined;
     return [call[0], call.slice(1)];
   } catch {
     return undefined;
