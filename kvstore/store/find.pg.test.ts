@@ -204,6 +204,27 @@ describe('options', () => {
   });
 });
 
+test('searches of one form share a prepared statement, whatever their values, and find what was written since', async () => {
+  const one = await openTestStore(postgres.url, { poolSize: 4, sql: true });
+  await one.call('createBucket', 'forms', { index: { s: { type: 'string' }, n: { type: 'number' } } }, {});
+  for (let n = 0; n < 30; n++) {
+    await one.call('putObject', 'forms', `k${n}`, { s: `s${n % 3}`, n }, {});
+    expect(await one.call('findObjects', 'forms', `(&(s=s${n % 3})(n>=${n}))`, {})).toMatchObject([
+      { key: `k${n}`, _count: 1 },
+    ]);
+  }
+  const rows = await one.call(
+    'sql',
+    `SELECT (generic_plans + custom_plans)::int AS executions FROM pg_prepared_statements
+     WHERE statement LIKE '%"forms"%' AND statement LIKE '%_value%'`,
+    [],
+    {},
+  );
+  expect(rows).toEqual([{ executions: expect.any(Number) }]);
+  expect((rows[0] as { executions: number }).executions).toBeGreaterThan(5);
+  await one.store.close();
+});
+
 describe('a snapshot', () => {
   test('is told after the rows, and where there are none', async () => {
     const found = await store.call('findObjects', 'all', '(num>=1)', { snapshot: true });

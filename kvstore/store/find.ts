@@ -1,13 +1,12 @@
-import type pg from 'pg';
 import type { RpcCall, RpcTable } from '../rpc.ts';
 import { type CallOptions, parseArguments } from './arguments.ts';
 import type { Bucket } from './bucket.ts';
 import { reading } from './database.ts';
+import { exchangePages, type Statement, type TextRow } from './exchange.ts';
 import type { Filter } from './filter/ast.ts';
 import { Parameters } from './filter/compile.ts';
 import { matches } from './filter/match.ts';
 import { registryTable } from './identifiers.ts';
-import { queryPages } from './paged-query.ts';
 import { StaleBucket, withBucket } from './retry.ts';
 import { type ObjectRow, objectColumns, objectJson, objectOf } from './rows.ts';
 import { compileSearch, filterOf, requireIndexes, type Search } from './search.ts';
@@ -25,7 +24,12 @@ const streamTimeoutMs = 600_000;
 const ordinaryLimit = 1000;
 
 /** What comes with every row: the search as a whole, seen in the same snapshot as the rows. */
-type HeaderRow = [fresh: boolean, count: string | null, snapshot: string | null, lsn: string | null];
+interface Header {
+  readonly count: number | null;
+  readonly snapshot: string | null | undefined;
+  readonly lsn: string | null | undefined;
+}
+const headerColumns = 4;
 
 interface Query {
   readonly text: string;
@@ -36,7 +40,8 @@ interface Query {
 
 /**
  * One statement that answers at least one row: the header, joined with the rows that were found. With `snapshot`, the
- * position is taken while the statement runs, so it is behind every commit that the statement sees.
+ * position is taken while the statement runs, so it is behind every commit that the statement sees. The text depends on
+ * the filter's form and not on its values, so searches of one form share a prepared statement.
  */
 function compose(bucket: Bucket, filter: Filter, options: CallOptions): Query {
   const parameters = new Parameters();
@@ -52,7 +57,7 @@ function compose(bucket: Bucket, filter: Filter, options: CallOptions): Query {
     SELECT h.*, r.* FROM (
       SELECT EXISTS (SELECT FROM ${registryTable} WHERE name = ${name} AND generation = ${generation}) AS fresh,
         ${countText === undefined ? 'NULL' : `(${countText})`} AS count, ${snapshot}
-    ) h LEFT JOIN (SELECT ${objectColumns} ${from} ${search.tail}) r ON true`;
+    ) h LEFT JOIN (SELECT ${objectColumns} ${from} ${search.tail}) r ON h.fresh`;
   return { text, values: parameters.values, countText, search };
 }
 
@@ -62,19 +67,15 @@ function searchable(row: ObjectRow): Record<string, unknown> {
   return { ...value, _key: key, _id, _etag, _mtime, _txn_snap };
 }
 
-/** Lets `work` run under a time limit of its own; the connection goes back with the usual one. */
-async function withTimeout(
-  client: pg.PoolClient,
-  ms: number | undefined,
-  work: () => Promise<void>,
-): Promise<void> {
-  if (ms === undefined) return work();
-  await client.query("SELECT set_config('statement_timeout', $1, false)", [String(ms)]);
-  try {
-    await work();
-  } finally {
-    await client.query('RESET statement_timeout');
-  }
+/** @throws StaleBucket where the statement found another generation of the bucket */
+function headerOf(bucket: Bucket, [fresh, count, snapshot, lsn]: TextRow): Header {
+  if (fresh !== 't') throw new StaleBucket(bucket);
+  return { count: count == null ? null : Number(count), snapshot, lsn };
+}
+
+/** Ends with the transaction, as the exchange's one. */
+function timeLimit(ms: number): Statement {
+  return { text: `SELECT set_config('statement_timeout', $1, true)`, values: [String(ms)] };
 }
 
 function timeoutOf(options: CallOptions): number | undefined {
@@ -88,17 +89,16 @@ export function findRpcs(store: Store): RpcTable {
   async function run(call: RpcCall, bucket: Bucket, query: Query, options: CallOptions): Promise<void> {
     const { residual } = query.search;
     const types = (attribute: string) => bucket.usable.get(attribute)?.info;
-    let header: HeaderRow | undefined;
+    let header: Header | undefined;
 
-    const take = async (rows: unknown[][]) => {
+    const take = async (rows: TextRow[]) => {
       const objects: string[] = [];
       for (const row of rows) {
-        header ??= row.slice(0, 4) as HeaderRow;
-        if (!header[0]) throw new StaleBucket(bucket);
-        if (row[4] === null) continue;
-        const found = row.slice(4) as ObjectRow;
+        header ??= headerOf(bucket, row);
+        if (row[headerColumns] === null) continue;
+        const found = row.slice(headerColumns) as ObjectRow;
         if (residual !== undefined && !matches(residual, searchable(found), types)) continue;
-        objects.push(objectJson(bucket.name, found, header[1] === null ? null : Number(header[1])));
+        objects.push(objectJson(bucket.name, found, header.count));
       }
       for (let i = 0; i < objects.length; i += rowsPerMessage) {
         await call.sendJson(objects.slice(i, i + rowsPerMessage));
@@ -106,12 +106,15 @@ export function findRpcs(store: Store): RpcTable {
       return !call.signal.aborted;
     };
 
-    await reading(store.database.readers, (client) =>
-      withTimeout(client, timeoutOf(options), () => queryPages(client, query.text, query.values, take)),
-    );
+    const timeout = timeoutOf(options);
+    const statements = [
+      ...(timeout === undefined ? [] : [timeLimit(timeout)]),
+      { text: query.text, values: query.values.map(String) },
+    ];
+    await reading(store.database.readers, (client) => exchangePages(client, statements, take));
     if (options.snapshot && header !== undefined && !call.signal.aborted) {
-      const [, count, _snapshot, _lsn] = header;
-      await call.send([{ _snapshot, _lsn, _count: count === null ? null : Number(count) }]);
+      const { count, snapshot, lsn } = header;
+      await call.send([{ _snapshot: snapshot, _lsn: lsn, _count: count }]);
     }
   }
 

@@ -1,14 +1,14 @@
 /** The columns that make up an object, in the order in which rows come. */
 export const objectColumns = '_key, _value, _etag, _id, _mtime, _txn_snap';
 
-/** bigints come as text. */
+/** Numbers come as text. */
 export type ObjectRow = [
   key: string,
   value: string,
   etag: string,
   id: string,
   mtime: string,
-  txnSnap: number | null,
+  txnSnap: string | null,
 ];
 
 /** An object as it goes to clients. */
@@ -33,7 +33,7 @@ export function objectOf(bucket: string, row: ObjectRow, count: number | null): 
     _id: Number(id),
     _etag: etag,
     _mtime: Number(mtime),
-    _txn_snap: txnSnap,
+    _txn_snap: txnSnap === null ? null : Number(txnSnap),
     _count: count,
   };
 }
