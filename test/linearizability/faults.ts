@@ -1,0 +1,172 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Random } from '../random.ts';
+import { bucket, type Client } from './client.ts';
+import type { Cluster } from './cluster.ts';
+import { failover } from './failover.ts';
+
+/** What a fault may meddle with. */
+export interface Scene {
+  readonly cluster: Cluster;
+  readonly clients: readonly Client[];
+}
+
+/** Breaks something, in a way that follows from `random`, and resolves when it is whole again. */
+export type Fault = (scene: Scene, random: Random) => Promise<void>;
+
+/** A pause of up to `most` milliseconds. */
+function pause(random: Random, most: number): Promise<void> {
+  return sleep(random.below(most));
+}
+
+const client: Readonly<Record<string, Fault>> = {
+  disconnect: async ({ clients }, random) => {
+    for (let i = 0; i < 5; i++) {
+      random.pick(clients).disconnect();
+      await pause(random, 60);
+    }
+  },
+};
+
+const server: Readonly<Record<string, Fault>> = {
+  kill: async ({ cluster }, random) => {
+    const victim = random.pick(cluster.servers);
+    await victim.kill();
+    await pause(random, 200);
+    await victim.start();
+  },
+  pause: async ({ cluster }, random) => {
+    const victim = random.pick(cluster.servers);
+    victim.signal('SIGSTOP');
+    await pause(random, 1_600);
+    victim.signal('SIGCONT');
+  },
+};
+
+/** Between one kvstore server and PostgreSQL. */
+const network: Readonly<Record<string, Fault>> = {
+  cut: async ({ cluster }, random) => {
+    const { proxies } = random.pick(cluster.servers);
+    for (let i = 0; i < 6; i++) {
+      for (const proxy of proxies) proxy.cut();
+      await pause(random, 100);
+    }
+  },
+  'lose-answers': ({ cluster }, random) => lose(cluster, random, ['answers']),
+  'lose-requests': ({ cluster }, random) => lose(cluster, random, ['requests']),
+  'lose-both': ({ cluster }, random) => lose(cluster, random, ['requests', 'answers']),
+  hold: async ({ cluster }, random) => {
+    const { proxies } = random.pick(cluster.servers);
+    for (const proxy of proxies) proxy.hold();
+    await pause(random, 1_600);
+    for (const proxy of proxies) proxy.heal();
+  },
+  refuse: async ({ cluster }, random) => {
+    const { proxies } = random.pick(cluster.servers);
+    for (const proxy of proxies) proxy.refuse();
+    await pause(random, 800);
+    for (const proxy of proxies) proxy.heal();
+  },
+};
+
+async function lose(cluster: Cluster, random: Random, directions: ('requests' | 'answers')[]): Promise<void> {
+  const { proxies } = random.pick(cluster.servers);
+  for (let i = 0; i < 3; i++) {
+    for (const proxy of proxies) proxy.lose(...directions);
+    await pause(random, 300);
+    for (const proxy of proxies) proxy.heal();
+    await pause(random, 100);
+  }
+}
+
+const ofKvstore = "application_name LIKE 'conger-kvstore%'";
+
+const postgres: Readonly<Record<string, Fault>> = {
+  terminate: async ({ cluster }, random) => {
+    for (let i = 0; i < 3; i++) {
+      await cluster.postgres
+        .primary()
+        .query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE ${ofKvstore}`);
+      await pause(random, 200);
+    }
+  },
+  cancel: async ({ cluster }, random) => {
+    for (let i = 0; i < 10; i++) {
+      await cluster.postgres
+        .primary()
+        .query(`SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE ${ofKvstore} AND state = 'active'`);
+      await pause(random, 40);
+    }
+  },
+  'pause-backend': async ({ cluster }, random) => {
+    const rows = await cluster.postgres
+      .primary()
+      .query(`SELECT pid FROM pg_stat_activity WHERE ${ofKvstore} ORDER BY backend_start, pid`);
+    if (rows.length === 0) return;
+    const pid = Number(random.pick(rows).pid);
+    process.kill(pid, 'SIGSTOP');
+    await pause(random, 1_600);
+    process.kill(pid, 'SIGCONT');
+  },
+  pause: async ({ cluster }, random) => {
+    await cluster.postgres.primary().kill('SIGSTOP');
+    await pause(random, 1_600);
+    await cluster.postgres.primary().kill('SIGCONT');
+  },
+  crash: async ({ cluster }, random) => {
+    await cluster.postgres.killPrimary();
+    await pause(random, 200);
+    await cluster.postgres.primary().start();
+  },
+};
+
+/** The bucket gets one more index, in a new version, while it is written. */
+const schema: Readonly<Record<string, Fault>> = {
+  'add-index': async ({ cluster }, random) => {
+    const chosen = random.pick(cluster.servers);
+    const found = (await chosen.call('getBucket', [{}, bucket]))[0] as { index: string; options: string };
+    const index = JSON.parse(found.index) as Record<string, { type: string }>;
+    const { version } = JSON.parse(found.options) as { version: number };
+    const missing = fields.find(([field]) => index[field] === undefined);
+    if (missing === undefined) delete index.a;
+    else index[missing[0]] = { type: missing[1] };
+    await chosen.call('updateBucket', [bucket, { index, options: { version: version + 1 } }, {}]);
+    for (;;) {
+      const [done] = await chosen.call('reindexObjects', [bucket, 50, { no_count: true }]);
+      if ((done as { processed: number }).processed === 0) return;
+    }
+  },
+};
+
+/** Fields that every value has, and the type of each. */
+const fields = [
+  ['a', 'string'],
+  ['b', 'number'],
+  ['c', 'string'],
+] as const;
+
+const groups = { client, server, network, postgres, schema, failover };
+
+/** Names of the kinds of faults that a run can be made with. */
+export const kinds = ['none', ...Object.keys(groups), 'all'] as const;
+
+/** The faults of a kind, by name; `all` is everything that needs no standby. */
+export function faultsOf(kind: string): readonly (readonly [name: string, fault: Fault])[] {
+  const of = (...names: (keyof typeof groups)[]) =>
+    names.flatMap((name) =>
+      Object.entries(groups[name]).map(([fault, run]) => [`${name}:${fault}`, run] as const),
+    );
+  switch (kind) {
+    case 'none':
+      return [];
+    case 'all':
+      return of('client', 'server', 'network', 'postgres', 'schema');
+    default:
+      if (!Object.hasOwn(groups, kind)) throw new Error(`no faults are called ${kind}`);
+      return of(kind as keyof typeof groups);
+  }
+}
+
+/** Whether runs with this kind of faults need a standby. */
+export function needsStandby(kind: string): boolean {
+  return kind === 'failover';
+}
