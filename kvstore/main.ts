@@ -29,6 +29,7 @@ await runProcess('kvstore', async (runtime) => {
 
   const server = await FastServer.listen({ rpcs: store.rpcs, log, host: config.host, port: config.port });
   shutdown.add('fast server', () => server.close(graceMs));
+  shutdown.add('listeners', () => store.endListeners());
 
   log.info({ metrics: health.address() }, 'serving health and metrics');
   return { urls: [`tcp://${config.host}:${server.port}`] };

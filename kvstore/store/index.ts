@@ -7,6 +7,7 @@ import { bucketRpcs } from './bucket-rpcs.ts';
 import { openDatabase } from './database.ts';
 import { findRpcs } from './find.ts';
 import { GroupCommit } from './group-commit.ts';
+import { listenRpcs } from './listen-rpcs.ts';
 import { manyRpcs } from './many.ts';
 import { metaRpcs, ping } from './meta-rpcs.ts';
 import { objectRpcs } from './object-rpcs.ts';
@@ -32,6 +33,8 @@ export interface OpenStore {
   readonly rpcs: RpcTable;
   /** @throws NoDatabasePeersError where PostgreSQL does not answer */
   ping(): Promise<void>;
+  /** Ends every listener with an error, so that no call waits for more when the server is to end. */
+  endListeners(): void;
   close(): Promise<void>;
 }
 
@@ -54,6 +57,7 @@ export async function createStore(options: StoreOptions): Promise<OpenStore> {
   const group = new GroupCommit(database, registry, maxGroups);
   const hooks = new Hooks(options.hooks ?? new Map(), sql);
   const store: Store = { database, registry, group, hooks, log };
+  const listening = listenRpcs(store);
   return {
     rpcs: {
       ...bucketRpcs(store),
@@ -62,9 +66,14 @@ export async function createStore(options: StoreOptions): Promise<OpenStore> {
       ...manyRpcs(store),
       ...batchRpcs(store),
       ...reindexRpcs(store),
+      ...listening.rpcs,
       ...metaRpcs(store, sql),
     },
+    endListeners: listening.close,
     ping: () => ping(store),
-    close: () => database.close(),
+    close: async () => {
+      listening.close();
+      await database.close();
+    },
   };
 }

@@ -1,5 +1,5 @@
 import { Histogram } from 'prom-client';
-import { timer as durations, metrics } from '../../runtime/metrics.ts';
+import { timer as durations, gauge, metrics } from '../../runtime/metrics.ts';
 
 /** The store's metrics; a process has one set, however many stores it opens. */
 export const timer = {
@@ -11,3 +11,5 @@ export const timer = {
     registers: [metrics],
   }),
 };
+
+export const listenerCount = gauge('conger_kvstore_listeners', 'Calls of listen that are under way');
