@@ -8,16 +8,18 @@ import { schemaName } from './identifiers.ts';
 const statementTimeoutMs = 60_000;
 
 /**
- * Three sets of connections to PostgreSQL.
+ * Four sets of connections to PostgreSQL.
  *
  * `writers` carry the statements of write-statement.ts, which look rows up by key: their plan is made once, and made
  * so that it stays right as a bucket grows from nothing (no sequential scan, no nested loop over the input).
- * `readers` carry everything else. `standbys` carry reads that ask for a standby, and are opened by the first of them.
+ * `streams` carry searches without a bound, which hold their connection as long as their client reads: the rest never
+ * waits for one of these. `readers` carry everything else. `standbys` carry reads that ask for a standby, and are opened by the first of them.
  */
 export interface Database {
   readonly finder: PrimaryFinder;
   readonly writers: Connections;
   readonly readers: Connections;
+  readonly streams: Connections;
   readonly standbys: Connections;
   close(): Promise<void>;
 }
@@ -84,6 +86,7 @@ export function openDatabase(postgres: string, poolSize: number, log: Logger): D
       'enable_nestloop=off',
     ]),
     readers: open('primary', readers),
+    streams: open('primary', Math.max(2, Math.ceil(poolSize / 4))),
     standbys: open('standbys', readers),
   };
   return {

@@ -10,6 +10,7 @@ import { registryTable } from './identifiers.ts';
 import { StaleBucket, withBucket } from './retry.ts';
 import { type ObjectRow, objectColumns, objectJson, objectOf } from './rows.ts';
 import { compileSearch, filterOf, requireIndexes, type Search } from './search.ts';
+import { Slots } from './slots.ts';
 import { queryError } from './sql-errors.ts';
 import type { Store } from './store.ts';
 
@@ -22,6 +23,8 @@ const rowsPerMessage = 20;
 /** A find that may stream for long has longer than an ordinary statement. */
 const streamTimeoutMs = 600_000;
 const ordinaryLimit = 1000;
+/** Searches that may wait for their turn. */
+const maxWaiting = 4096;
 
 /** What comes with every row: the search as a whole, seen in the same snapshot as the rows. */
 interface Header {
@@ -78,14 +81,22 @@ function timeLimit(ms: number): Statement {
   return { text: `SELECT set_config('statement_timeout', $1, true)`, values: [String(ms)] };
 }
 
+/** Whether it may answer more than an ordinary find. */
+function isStream(options: CallOptions): boolean {
+  const limit = Number(options.limit ?? 0);
+  return limit > ordinaryLimit || (options.noLimit === true && limit === 0);
+}
+
 function timeoutOf(options: CallOptions): number | undefined {
-  if (options.timeout) return options.timeout;
-  const unbounded = Number(options.limit ?? 0) > ordinaryLimit || (options.noLimit && !options.limit);
-  return unbounded ? streamTimeoutMs : undefined;
+  return options.timeout || (isStream(options) ? streamTimeoutMs : undefined);
 }
 
 /** findObjects. */
 export function findRpcs(store: Store): RpcTable {
+  const { readers, streams } = store.database;
+  // A find waits for its client with its connection in its hands. One connection is left to what waits for nobody.
+  const ordinary = new Slots(Math.max(1, readers.max - 1), maxWaiting);
+
   async function run(call: RpcCall, bucket: Bucket, query: Query, options: CallOptions): Promise<void> {
     const { residual } = query.search;
     const types = (attribute: string) => bucket.usable.get(attribute)?.info;
@@ -111,7 +122,11 @@ export function findRpcs(store: Store): RpcTable {
       ...(timeout === undefined ? [] : [timeLimit(timeout)]),
       { text: query.text, values: query.values.map(String) },
     ];
-    await reading(store.database.readers, (client) => exchangePages(client, statements, take));
+    if (isStream(options)) {
+      await reading(streams, (client) => exchangePages(client, statements, take));
+    } else {
+      await ordinary.run(() => reading(readers, (client) => exchangePages(client, statements, take)));
+    }
     if (options.snapshot && header !== undefined && !call.signal.aborted) {
       const { count, snapshot, lsn } = header;
       await call.send([{ _snapshot: snapshot, _lsn: lsn, _count: count }]);
