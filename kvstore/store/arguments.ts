@@ -1,16 +1,14 @@
 import { z } from 'zod';
 import { CongerError } from '../../runtime/errors.ts';
 import { indexTypeNames } from './index-types.ts';
+import { isObject, quick } from './quick-arguments.ts';
 
 /** What each call takes, and the words in which Moray says that it was given something else. */
 
 const text = z.string().min(1);
 const integer = z.int().min(0);
 /** Passed on as it is, without a copy. */
-const object = z.custom<Readonly<Record<string, unknown>>>(
-  (v) => typeof v === 'object' && v !== null && !Array.isArray(v),
-  'should be object',
-);
+const object = z.custom<Readonly<Record<string, unknown>>>(isObject, 'should be object');
 const digits = z.union([integer, z.string().regex(/^[0-9]+$/)]);
 
 const sort = z.looseObject({
@@ -100,6 +98,7 @@ export function parseArguments<const S extends readonly (readonly [name: string,
     throw new CongerError('InvocationError', `${method} expects ${signature.length} argument${s}`);
   }
   return signature.map(([name, kind], i) => {
+    if (quick[kind](args[i])) return args[i];
     const { schema, is } = argument[kind];
     const parsed = schema.safeParse(args[i]);
     if (parsed.success) return parsed.data;
