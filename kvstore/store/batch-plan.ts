@@ -65,7 +65,9 @@ export function gathered(requests: readonly BatchRequest[]): Step[] {
   const steps: Step[] = [];
   let open = new Map<string, { keys: Set<string>; at: number[] }>();
   const close = () => {
-    for (const [bucket, { at }] of open) steps.push({ kind: 'writes', bucket, at });
+    // All batches lock buckets in one order, so that they do not wait for each other in a circle.
+    const inOrder = [...open].sort(([a], [b]) => (a < b ? -1 : 1));
+    for (const [bucket, { at }] of inOrder) steps.push({ kind: 'writes', bucket, at });
     open = new Map();
   };
   for (const [at, request] of requests.entries()) {

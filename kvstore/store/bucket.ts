@@ -33,6 +33,8 @@ export interface Bucket {
   readonly tracked: boolean;
   readonly feed: boolean;
   readonly partition: string | undefined;
+  /** Whether its objects have a `_txn_snap`, which grows in the order of their commits. */
+  readonly ordered: boolean;
   /** Undefined where there are none, which is nearly everywhere. */
   readonly hooks: HookSources | undefined;
 }
@@ -59,6 +61,7 @@ export interface ValidConfig {
     readonly version: number;
     readonly feed?: boolean | undefined;
     readonly partition?: string | undefined;
+    readonly guaranteeOrder?: boolean | undefined;
   };
 }
 
@@ -102,6 +105,7 @@ export function bucketOf(row: RegistryRow): Bucket {
     tracked: Object.keys(active).length > 0,
     feed: config.options.feed !== false,
     partition: config.options.partition,
+    ordered: config.options.guaranteeOrder === true,
     hooks: config.hooks.pre.length + config.hooks.post.length > 0 ? config.hooks : undefined,
   };
 }

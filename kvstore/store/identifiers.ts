@@ -8,6 +8,8 @@ import { createHash } from 'node:crypto';
 /** The PostgreSQL schema that holds the registry and one table a bucket. */
 export const schemaName = 'kv';
 export const registryTable = `${schemaName}.buckets_config`;
+/** The last `_txn_snap` of each bucket that guarantees an order. */
+export const orderTable = `${schemaName}."bucket.order"`;
 
 const bucketName = /^[a-zA-Z]\w{0,62}$/;
 const fieldName = /^(_[a-zA-Z0-9]+|[a-zA-Z][_a-zA-Z0-9]*[a-zA-Z0-9]|[a-zA-Z])$/;

@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import type { Bucket } from './bucket.ts';
 import { exchange, type TextRow, textArray } from './exchange.ts';
-import { quote, registryTable } from './identifiers.ts';
+import { orderTable, quote, registryTable } from './identifiers.ts';
 import type { Write } from './write.ts';
 
 /**
@@ -13,6 +13,9 @@ import type { Write } from './write.ts';
  * Of the rows that were really written, and no others, it emits the changes. For a bucket of another generation than
  * the statement was made for it does nothing at all: the registry's row cannot change while the statement runs,
  * since whoever changes a bucket locks its table first.
+ *
+ * In a bucket that guarantees an order, puts take the next numbers for their `_txn_snap` before anything else, and with
+ * them a lock that they keep until they commit: so numbers grow in the order of commits, and its groups go one by one.
  */
 
 export type Outcome =
@@ -26,6 +29,13 @@ export type Outcome =
 
 const fixed = ['k', 'kind', 'want', 'v', 'etag', 'partition', 'head', 'vnode'];
 
+/** Takes a number for each write of the statement, unless all are deletes. */
+const takeNumbers = `snap AS (
+      INSERT INTO ${orderTable} AS o (name, id)
+      SELECT $1, count(*) FROM input HAVING bool_or(v IS NOT NULL)
+      ON CONFLICT (name) DO UPDATE SET id = o.id + excluded.id RETURNING id
+    ),`;
+
 function compose(bucket: Bucket, strict: boolean): string {
   const columns = bucket.columns.map((c, i) => ({ name: quote(c.field), value: `ok.c${i}::${c.info.pg}` }));
   const aliases = [...fixed, ...columns.map((_, i) => `c${i}`)];
@@ -38,6 +48,7 @@ function compose(bucket: Bucket, strict: boolean): string {
     ['_vnode', 'ok.vnode::bigint'],
     ['_rver', String(bucket.version)],
     ['_pkey', 'ok.partition'],
+    ...(bucket.ordered ? [['_txn_snap', 'ok.snap::integer'] as [string, string]] : []),
     ...columns.map((c): [string, string] => [c.name, c.value]),
   ];
   const change = `pg_logical_emit_message(true,
@@ -47,13 +58,13 @@ function compose(bucket: Bucket, strict: boolean): string {
     WITH input AS MATERIALIZED (
       SELECT i.* FROM unnest(${parameters.join(', ')}) WITH ORDINALITY AS i(${aliases.join(', ')}, n)
       WHERE EXISTS (SELECT FROM ${registryTable} WHERE name = $1 AND generation = $2::bigint)
-    ), cur AS MATERIALIZED (
+    ), ${bucket.ordered ? takeNumbers : ''} cur AS MATERIALIZED (
       SELECT _key, _etag, _value, _pkey FROM ${bucket.table}
-      WHERE _key = ANY (${keys}) ORDER BY _key FOR UPDATE
+      WHERE _key = ANY (${keys}) ${bucket.ordered ? 'AND (SELECT count(*) FROM snap) >= 0' : ''} ORDER BY _key FOR UPDATE
     ), ok AS MATERIALIZED (
       SELECT i.*, c._key IS NOT NULL AS found, c._etag AS actual, c._value AS old, c._pkey AS old_partition,
         CASE i.kind WHEN 'any' THEN true WHEN 'none' THEN c._key IS NULL ELSE c._etag IS NOT DISTINCT FROM i.want END
-          AS allowed
+          AS allowed${bucket.ordered ? ', (SELECT id FROM snap) - count(*) OVER () + i.n AS snap' : ''}
       FROM input i LEFT JOIN cur c ON c._key = i.k
     ), upd AS (
       UPDATE ${bucket.table} t SET ${puts.map(([name, value]) => `${name} = ${value}`).join(', ')}
