@@ -20,7 +20,7 @@ import { deleteMany, updateMany } from './many.ts';
 import { givenUp, isDataError, isRace, isStale, LostRace, maxAttempts, StaleBucket } from './retry.ts';
 import { filterOf } from './search.ts';
 import { isKeyRace, outcomeError, writeError } from './sql-errors.ts';
-import { originOf, type Store } from './store.ts';
+import { limitStatements, originOf, type Store } from './store.ts';
 import type { Write } from './write.ts';
 import { executeWrites } from './write-statement.ts';
 
@@ -114,7 +114,7 @@ export class Batch {
     }));
     await transaction(this.#pool, async (client) => {
       const { timeout } = this.#options;
-      if (timeout) await client.query("SELECT set_config('statement_timeout', $1, true)", [String(timeout)]);
+      if (timeout) await limitStatements(client, timeout);
       for (const step of steps) {
         const name = step.kind === 'writes' ? step.bucket : this.#request(step.at).bucket;
         const bucket = await this.#store.registry.get(name);

@@ -158,7 +158,7 @@ describe('options', () => {
       { key: 'a', _count: 4 },
     ]);
     const uncounted = await store.call('findObjects', 'all', '(num=1)', { no_count: true });
-    expect(uncounted).toMatchObject([{ _count: null }]);
+    expect(uncounted.map((object) => Object.hasOwn(object as object, '_count'))).toEqual([false]);
   });
 
   test('sort keys are fields, and nothing else', async () => {

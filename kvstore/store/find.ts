@@ -109,7 +109,7 @@ export function findRpcs(store: Store): RpcTable {
         if (row[headerColumns] === null) continue;
         const found = row.slice(headerColumns) as ObjectRow;
         if (residual !== undefined && !matches(residual, searchable(found), types)) continue;
-        objects.push(objectJson(bucket.name, found, header.count));
+        objects.push(objectJson(bucket.name, found, header.count ?? undefined));
       }
       for (let i = 0; i < objects.length; i += rowsPerMessage) {
         await call.sendJson(objects.slice(i, i + rowsPerMessage));

@@ -1,12 +1,13 @@
+import type pg from 'pg';
 import type { RpcTable } from '../rpc.ts';
 import { parseArguments } from './arguments.ts';
-import { reading } from './database.ts';
+import { reading, transaction } from './database.ts';
 import { objectNotFound } from './errors.ts';
 import { withBucket } from './retry.ts';
 import { type ObjectRow, objectColumns, objectJson } from './rows.ts';
 import { deleteOne, putOne } from './single-writes.ts';
 import { queryError } from './sql-errors.ts';
-import type { Store } from './store.ts';
+import { limitStatements, type Store } from './store.ts';
 
 const handledByGet = ['noBucketCache', 'noCache', 'req_id', 'requireOnlineReindexing', 'timeout'];
 
@@ -40,8 +41,8 @@ export function objectRpcs(store: Store): RpcTable {
         ['key', 'string'],
         ['options', 'options'],
       ]);
-      const found = await withBucket(registry, name, options.noBucketCache === true, (bucket) =>
-        reading(database.readers, async (client) => {
+      const found = await withBucket(registry, name, options.noBucketCache === true, (bucket) => {
+        const read = async (client: pg.PoolClient) => {
           const { rows } = await client.query<ObjectRow>({
             name: `get.${bucket.generation}`,
             text: `SELECT ${objectColumns} FROM ${bucket.table} WHERE _key = $1`,
@@ -49,8 +50,14 @@ export function objectRpcs(store: Store): RpcTable {
             rowMode: 'array',
           });
           return rows[0];
-        }),
-      ).catch((error: unknown) => {
+        };
+        const { timeout } = options;
+        if (!timeout) return reading(database.readers, read);
+        return transaction(database.readers, async (client) => {
+          await limitStatements(client, timeout);
+          return read(client);
+        });
+      }).catch((error: unknown) => {
         throw queryError(error);
       });
       if (options.internalOpts?.sendHandledOptions) await send([{ _handledOptions: handledByGet }]);

@@ -40,9 +40,9 @@ export function objectOf(bucket: string, row: ObjectRow, count: number | null): 
 
 /**
  * The JSON of `objectOf(bucket, row, count)`, with the stored value as it is: it is neither parsed nor written anew.
- * Holds as values are stored as the text that JSON.stringify made of them.
+ * Without a count there is no `_count`. Holds as values are stored as the text that JSON.stringify made of them.
  */
-export function objectJson(bucket: string, row: ObjectRow, count: number | null): string {
+export function objectJson(bucket: string, row: ObjectRow, count: number | null | undefined): string {
   const [key, value, etag, id, mtime, txnSnap] = row;
-  return `{"bucket":${JSON.stringify(bucket)},"key":${JSON.stringify(key)},"value":${value},"_id":${id},"_etag":${JSON.stringify(etag)},"_mtime":${mtime},"_txn_snap":${txnSnap},"_count":${count}}`;
+  return `{"bucket":${JSON.stringify(bucket)},"key":${JSON.stringify(key)},"value":${value},"_id":${id},"_etag":${JSON.stringify(etag)},"_mtime":${mtime},"_txn_snap":${txnSnap}${count === undefined ? '' : `,"_count":${count}`}}`;
 }

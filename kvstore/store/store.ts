@@ -1,3 +1,4 @@
+import type pg from 'pg';
 import type { Logger } from '../../runtime/log.ts';
 import type { Hooks } from '../hooks/hooks.ts';
 import type { CallOptions } from './arguments.ts';
@@ -28,4 +29,9 @@ export function putCheck(etag: string | null | undefined): Check {
 /** A delete's check: only an etag that says something counts. */
 export function deleteCheck(etag: string | null | undefined): Check {
   return etag ? { kind: 'etag', etag } : anyObject;
+}
+
+/** Limits each further statement of the transaction that `client` is in: Moray's option `timeout`, in milliseconds. */
+export async function limitStatements(client: pg.PoolClient, timeoutMs: number): Promise<void> {
+  await client.query("SELECT set_config('statement_timeout', $1, true)", [String(timeoutMs)]);
 }
