@@ -22,6 +22,8 @@ const rowsPerStatement = 500;
 interface Locked {
   readonly _key: string;
   readonly _value: string;
+  /** The bucket's version that its columns are of. */
+  readonly _rver: string | null;
 }
 
 /**
@@ -39,7 +41,7 @@ async function rewrite(
   const order = tail.startsWith('ORDER BY') ? tail : `ORDER BY _key ${tail}`;
   await client.query({
     text: `DECLARE found NO SCROLL CURSOR FOR
-      SELECT _key, _value FROM ${bucket.table} WHERE ${sql} ${order} FOR UPDATE`,
+      SELECT _key, _value, _rver FROM ${bucket.table} WHERE ${sql} ${order} FOR UPDATE`,
     values: parameters.values,
   });
   let count = 0;
@@ -52,11 +54,22 @@ async function rewrite(
     for (const [i, write] of writes.entries()) {
       if (outcomes[i]?.kind !== 'written') throw outcomeError(bucket.name, write, outcomes[i]);
     }
+    await keepOutdated(client, bucket, rows);
     count += rows.length;
   }
   await client.query('CLOSE found');
   await checkCurrent(client, bucket);
   return count;
+}
+
+/** As in Moray, what was to be reindexed still is: clients count on reindexObjects coming to every object. */
+async function keepOutdated(client: pg.PoolClient, bucket: Bucket, rows: readonly Locked[]): Promise<void> {
+  if (!bucket.tracked) return;
+  const outdated = rows.filter(({ _rver }) => _rver === null || Number(_rver) < bucket.version);
+  if (outdated.length === 0) return;
+  await client.query(`UPDATE ${bucket.table} SET _rver = NULL WHERE _key = ANY ($1)`, [
+    outdated.map((row) => row._key),
+  ]);
 }
 
 /** The search has locked the table, so the bucket cannot change any more: now is when to see whether it had. */
@@ -108,20 +121,44 @@ function checkFields(bucket: Bucket, fields: Readonly<Record<string, unknown>>):
   }
 }
 
+/** An array under a field that is not indexed as one stays in the value, as in Moray; its column alone is set. */
+function encodeUpdate(
+  { bucket, origin }: ManyRequest,
+  row: Locked,
+  fields: Readonly<Record<string, unknown>>,
+  etag: string,
+): Write {
+  const value = JSON.parse(row._value) as Record<string, unknown>;
+  const updated = { ...value, ...fields };
+  const write = encodePut(bucket, row._key, updated, anyObject, origin, etag);
+  const kept = bucket.columns
+    .filter(({ field, info }) => Object.hasOwn(fields, field) && Array.isArray(value[field]) && !info.array)
+    .map(({ field }) => [field, value[field]]);
+  if (kept.length === 0) return write;
+  const shown = encodePut(
+    bucket,
+    row._key,
+    { ...updated, ...Object.fromEntries(kept) },
+    anyObject,
+    origin,
+    etag,
+  );
+  return { ...shown, columns: write.columns };
+}
+
 /** Sets fields of what a filter finds (up to the limit), inside the caller's transaction. All get one etag. */
 export async function updateMany(
   client: pg.PoolClient,
   request: ManyRequest,
   fields: Readonly<Record<string, unknown>>,
 ): Promise<{ count: number; etag: string }> {
-  const { bucket, filter, text, options, origin } = request;
+  const { bucket, filter, text, options } = request;
   requireIndexes(bucket, filter, text);
   checkFields(bucket, fields);
   const etag = `u${randomBytes(4).toString('hex').slice(0, 7)}`;
-  const count = await rewrite(client, bucket, { filter, options }, (row) => {
-    const value = JSON.parse(row._value) as Record<string, unknown>;
-    return encodePut(bucket, row._key, { ...value, ...fields }, anyObject, origin, etag);
-  });
+  const count = await rewrite(client, bucket, { filter, options }, (row) =>
+    encodeUpdate(request, row, fields, etag),
+  );
   return { count, etag };
 }
 
