@@ -1,55 +1,22 @@
 import type pg from 'pg';
-import {
-  type Column,
-  columnsOf,
-  configOf,
-  type RegistryRow,
-  type ReindexActive,
-  reindexActiveOf,
-  type ValidConfig,
-} from './bucket.ts';
+import { columnsOf, type ValidConfig } from './bucket.ts';
+import { ring } from './bucket-bell.ts';
+import { createIndex, indexesOf } from './bucket-indexes.ts';
 import { stateOf } from './database.ts';
-import { bucketConflict, bucketNotFound, bucketVersion } from './errors.ts';
+import { bucketConflict } from './errors.ts';
 import { partOf, quote, registryTable, schemaName, tableOf } from './identifiers.ts';
 import { keyConstraint } from './sql-errors.ts';
+import { lockRegistry, lockTable } from './table-lock.ts';
 
-/**
- * Creating, changing and deleting a bucket, each inside the caller's transaction. A change locks the registry's row,
- * then the bucket's table, and gives the bucket a new generation: statements made for the one before do nothing.
- */
-
-async function prepare(client: pg.PoolClient): Promise<void> {
-  await client.query(`SET LOCAL statement_timeout = 0`);
-  await client.query(`SET LOCAL lock_timeout = '10s'`);
-}
-
-/** An array's index for lookups by element, and, where it is unique, one for the array as a whole. */
-async function createIndexes(client: pg.PoolClient, bucket: string, column: Column): Promise<void> {
-  const table = tableOf(bucket);
-  const name = quote(column.field);
-  const { method } = column.info;
-  if (column.unique) {
-    await client.query(`CREATE UNIQUE INDEX ${quote(partOf(bucket, column.field))} ON ${table} (${name})`);
-    if (method === 'btree') return;
-  }
-  const index = quote(partOf(bucket, `${column.field}${column.unique ? `.${method}` : ''}`));
-  await client.query(`CREATE INDEX ${index} ON ${table} USING ${method} (${name}) WHERE ${name} IS NOT NULL`);
-}
-
-async function dropIndexes(client: pg.PoolClient, bucket: string, column: Column): Promise<void> {
-  for (const part of [column.field, `${column.field}.${column.info.method}`]) {
-    await client.query(`DROP INDEX IF EXISTS ${schemaName}.${quote(partOf(bucket, part))}`);
-  }
-}
+/** Creating and deleting a bucket, each inside the caller's transaction. How it changes: bucket-change.ts. */
 
 /** A configuration as the registry has it: index, pre, post, options. */
-function configTexts({ index, hooks, options }: ValidConfig): string[] {
+export function configTexts({ index, hooks, options }: ValidConfig): string[] {
   return [index, hooks.pre, hooks.post, options].map((part) => JSON.stringify(part));
 }
 
 /** @throws BucketConflictError where the bucket exists */
 export async function createBucket(client: pg.PoolClient, name: string, config: ValidConfig): Promise<void> {
-  await prepare(client);
   try {
     await client.query(
       `INSERT INTO ${registryTable} (name, index, pre, post, options) VALUES ($1, $2, $3, $4, $5)`,
@@ -75,80 +42,23 @@ export async function createBucket(client: pg.PoolClient, name: string, config: 
       ${definitions.join('')}
     ) WITH (fillfactor = 90)`);
   await client.query(`CREATE INDEX ${quote(partOf(name, '_id'))} ON ${tableOf(name)} (_id)`);
-  for (const column of columns) await createIndexes(client, name, column);
-}
-
-async function lockRegistry(client: pg.PoolClient, name: string): Promise<RegistryRow> {
-  const found = await client.query<RegistryRow>(`SELECT * FROM ${registryTable} WHERE name = $1 FOR UPDATE`, [
-    name,
-  ]);
-  const row = found.rows[0];
-  if (row === undefined) throw bucketNotFound(name);
-  return row;
-}
-
-/** Adds `fields` to those that the update to `version` has left to be filled in. */
-function withReindexing(active: ReindexActive, version: number, fields: readonly string[]): ReindexActive {
-  return { ...active, [version]: [...new Set([...(active[version] ?? []), ...fields])] };
+  for (const index of columns.flatMap(indexesOf)) await createIndex(client, name, index, false);
+  await ring(client, name);
 }
 
 /**
- * Adds and drops columns and indexes as the new configuration has it. Columns that are added start empty: in a bucket
- * with a version they are being reindexed (reindexObjects fills them in), else objects are indexed as they are written.
- * @throws BucketNotFoundError, BucketVersionError, UniqueAttributeError's cause where an index is now to be unique
+ * A change that is under way ends with its bucket.
+ * @throws BucketNotFoundError
  */
-export async function updateBucket(
-  client: pg.PoolClient,
-  name: string,
-  config: ValidConfig,
-  noReindex: boolean,
-): Promise<void> {
-  await prepare(client);
-  const row = await lockRegistry(client, name);
-  const current = configOf(row).options.version ?? 0;
-  const { version } = config.options;
-  if (current !== 0 && current >= version) throw bucketVersion(name, current, version);
-  await client.query(`LOCK TABLE ${tableOf(name)} IN ACCESS EXCLUSIVE MODE`);
-
-  const before = new Map(columnsOf(configOf(row).index).map((c) => [c.field, c]));
-  const after = columnsOf(config.index);
-  const added: string[] = [];
-  for (const column of after) {
-    const old = before.get(column.field);
-    before.delete(column.field);
-    if (old?.type === column.type && old.unique === column.unique) continue;
-    if (old !== undefined) await dropIndexes(client, name, old);
-    if (old?.type !== column.type) {
-      if (old !== undefined) await dropColumn(client, name, old);
-      await client.query(
-        `ALTER TABLE ${tableOf(name)} ADD COLUMN ${quote(column.field)} ${column.info.column}`,
-      );
-      added.push(column.field);
-    }
-    await createIndexes(client, name, column);
-  }
-  for (const old of before.values()) await dropColumn(client, name, old);
-
-  const tracked = version > 0 && !noReindex;
-  const active = tracked
-    ? JSON.stringify(withReindexing(reindexActiveOf(row), version, added))
-    : row.reindex_active;
-  await client.query(
-    `UPDATE ${registryTable} SET index = $2, pre = $3, post = $4, options = $5, reindex_active = $6, mtime = now(),
-       generation = nextval('${schemaName}."bucket.generation"')
-     WHERE name = $1`,
-    [name, ...configTexts(config), active],
-  );
-}
-
-async function dropColumn(client: pg.PoolClient, bucket: string, column: Column): Promise<void> {
-  await client.query(`ALTER TABLE ${tableOf(bucket)} DROP COLUMN ${quote(column.field)}`);
-}
-
-/** @throws BucketNotFoundError */
 export async function deleteBucket(client: pg.PoolClient, name: string): Promise<void> {
-  await prepare(client);
   await lockRegistry(client, name);
+  await client.query(
+    `SELECT pg_cancel_backend(pid) FROM pg_stat_progress_create_index
+     WHERE datname = current_database() AND relid = $1::regclass`,
+    [tableOf(name)],
+  );
+  await lockTable(client, name);
   await client.query(`DROP TABLE ${tableOf(name)}`);
   await client.query(`DELETE FROM ${registryTable} WHERE name = $1`, [name]);
+  await ring(client, name);
 }

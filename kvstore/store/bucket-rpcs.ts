@@ -3,15 +3,24 @@ import { CongerError, isCongerError } from '../../runtime/errors.ts';
 import type { Hooks } from '../hooks/hooks.ts';
 import type { RpcTable } from '../rpc.ts';
 import { bucketConfig, describeIssues, parseArguments } from './arguments.ts';
-import { checkBucket, type RegistryRow, type ValidConfig } from './bucket.ts';
-import { createBucket, deleteBucket, updateBucket } from './bucket-ddl.ts';
-import { reading, stateOf, transaction } from './database.ts';
+import {
+  type BucketChange,
+  changeOf,
+  checkBucket,
+  type RegistryRow,
+  registrySelect,
+  type ValidConfig,
+} from './bucket.ts';
+import { beginChange, outcomeOf } from './bucket-change.ts';
+import { createBucket, deleteBucket } from './bucket-ddl.ts';
+import { reading, stateOf } from './database.ts';
 import { bucketConflict, bucketNotFound, invalidBucketName } from './errors.ts';
-import { isReservedBucket, registryTable } from './identifiers.ts';
+import { isReservedBucket } from './identifiers.ts';
 import { readRegistry } from './registry.ts';
 import { isRace } from './retry.ts';
 import { queryError, uniqueError } from './sql-errors.ts';
 import type { Store } from './store.ts';
+import { retryingLocks } from './table-lock.ts';
 
 /** @throws NotFunctionError, InvalidBucketNameError, InvalidBucketConfigError */
 function validConfig(hooks: Hooks, name: string, given: unknown): ValidConfig {
@@ -28,6 +37,9 @@ function validConfig(hooks: Hooks, name: string, given: unknown): ValidConfig {
   return config;
 }
 
+/** How long locks are tried for before a call ends with BucketConflictError. */
+const lockPatienceMs = 60_000;
+
 /** A bucket as clients expect it: the registry's row, its JSON still as text. */
 function answerOf({ name, index, pre, post, options, mtime, reindex_active }: RegistryRow): object {
   return { name, index, pre, post, options, mtime: mtime.toISOString(), reindex_active };
@@ -35,11 +47,12 @@ function answerOf({ name, index, pre, post, options, mtime, reindex_active }: Re
 
 /** createBucket, updateBucket, getBucket, listBuckets, delBucket. */
 export function bucketRpcs(store: Store): RpcTable {
-  const { database, registry, hooks } = store;
+  const { database, registry, hooks, bell } = store;
 
-  async function changing(name: string, work: (client: pg.PoolClient) => Promise<void>): Promise<void> {
+  async function changing<T>(name: string, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+    let result: T;
     try {
-      await transaction(database.readers, work);
+      result = await retryingLocks(database.readers, work, lockPatienceMs);
     } catch (error) {
       // 55P03: a lock was not to be had in time; the others: two servers did the same at the same time.
       const state = stateOf(error) ?? '';
@@ -52,6 +65,41 @@ export function bucketRpcs(store: Store): RpcTable {
     await registry.load(name).catch((error: unknown) => {
       if (!isCongerError(error)) throw error;
     });
+    return result;
+  }
+
+  /** Waits until the change has ended, by whichever server; answers its error. */
+  async function ended(
+    name: string,
+    change: BucketChange,
+    signal: AbortSignal,
+  ): Promise<CongerError | undefined> {
+    for (;;) {
+      const rung = bell.next(signal);
+      const row = await readRegistry(database.readers, name);
+      if (row === undefined) throw bucketNotFound(name);
+      if (changeOf(row)?.id !== change.id) return outcomeOf(row, change.id);
+      await rung;
+      if (bell.closed || signal.aborted) {
+        throw new CongerError('ServiceUnavailable', `this server ends; another goes on to change ${name}`);
+      }
+    }
+  }
+
+  async function update(
+    name: string,
+    config: ValidConfig,
+    noReindex: boolean,
+    signal: AbortSignal,
+  ): Promise<void> {
+    for (;;) {
+      const begun = await changing(name, (client) => beginChange(client, name, config, noReindex));
+      if (begun.kind === 'done') return;
+      const failure = await ended(name, begun.change, signal);
+      if (begun.kind === 'busy' && !begun.same) continue;
+      if (failure !== undefined) throw failure;
+      return;
+    }
   }
 
   return {
@@ -65,14 +113,14 @@ export function bucketRpcs(store: Store): RpcTable {
       await changing(name, (client) => createBucket(client, name, config));
     },
 
-    async updateBucket({ args }) {
+    async updateBucket({ args, signal }) {
       const [name, given, options] = parseArguments('updateBucket', args, [
         ['name', 'string'],
         ['config', 'object'],
         ['options', 'options'],
       ]);
       const config = validConfig(hooks, name, given);
-      await changing(name, (client) => updateBucket(client, name, config, options.no_reindex === true));
+      await update(name, config, options.no_reindex === true, signal);
     },
 
     async delBucket({ args }) {
@@ -97,7 +145,7 @@ export function bucketRpcs(store: Store): RpcTable {
     async listBuckets({ args, send }) {
       parseArguments('listBuckets', args, [['options', 'options']]);
       const rows = await reading(database.readers, async (client) => {
-        const result = await client.query<RegistryRow>(`SELECT * FROM ${registryTable} ORDER BY name`);
+        const result = await client.query<RegistryRow>(`${registrySelect} ORDER BY r.name`);
         return result.rows;
       });
       for (const row of rows) await send([answerOf(row)]);

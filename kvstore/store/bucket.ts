@@ -2,15 +2,26 @@ import { CongerError } from '../../runtime/errors.ts';
 import type { HookSources } from '../hooks/hooks.ts';
 import type { IndexType } from '../types.ts';
 import { invalidBucketName } from './errors.ts';
-import { fieldNameProblem, isBucketName, tableOf } from './identifiers.ts';
+import {
+  changesTable,
+  fieldNameProblem,
+  isBucketName,
+  partOf,
+  registryTable,
+  tableOf,
+} from './identifiers.ts';
 import { type IndexTypeInfo, indexTypeInfo } from './index-types.ts';
 
 /** One indexed field: a column of the bucket's table. */
 export interface Column {
   readonly field: string;
+  /** The column's name in PostgreSQL: the field's, but while it is pending. */
+  readonly name: string;
   readonly type: IndexType;
   readonly info: IndexTypeInfo;
   readonly unique: boolean;
+  /** Of the configuration that the bucket is changing to: to be filled in, as far as a value fits, and not to be used. */
+  readonly pending: boolean;
 }
 
 /**
@@ -24,10 +35,11 @@ export interface Bucket {
   readonly version: number;
   /** The quoted name of the bucket's table. */
   readonly table: string;
+  /** What a write fills in: where a field is changing its type, two columns, the pending one last. */
   readonly columns: readonly Column[];
-  /** Columns by field, without those that are being reindexed: what filters and sorts may rest on. */
+  /** Columns by field, without those that are pending or being reindexed: what filters may rest on. */
   readonly usable: ReadonlyMap<string, Column>;
-  /** Fields whose columns are not filled in for every object yet. */
+  /** Fields that are indexed, but whose columns are not filled in for every object yet. */
   readonly reindexing: ReadonlySet<string>;
   /** Whether objects of older versions are still to be gone through, be it for no field. */
   readonly tracked: boolean;
@@ -49,7 +61,15 @@ export interface RegistryRow {
   readonly mtime: Date;
   readonly reindex_active: string | null;
   readonly generation: string;
+  /** The change that is under way, and how the last one ended. */
+  readonly change: string | null;
+  readonly ended: string | null;
 }
+
+/** Answers RegistryRows. Names its columns: it is prepared, and a later version may add some. */
+export const registrySelect = `
+  SELECT r.name, r.index, r.pre, r.post, r.options, r.mtime, r.reindex_active, r.generation, c.change, c.ended
+  FROM ${registryTable} r LEFT JOIN ${changesTable} c ON c.name = r.name`;
 
 /** A bucket's configuration, as a client sends it and after validation. */
 export interface ValidConfig {
@@ -65,6 +85,38 @@ export interface ValidConfig {
   };
 }
 
+/** A change to another configuration that is under way. */
+export interface BucketChange {
+  /** The generation that the bucket has during the change. */
+  readonly id: string;
+  readonly config: ValidConfig;
+  readonly noReindex: boolean;
+}
+
+/** Why a change was given up: PostgreSQL's error when it built the field's index. */
+export interface ChangeFailure {
+  /** SQLSTATE */
+  readonly state: string;
+  readonly message: string;
+  readonly field: string;
+  /** The value that is there twice. */
+  readonly value?: string;
+}
+
+export interface EndedChange {
+  readonly id: string;
+  /** Absent: it was completed. */
+  readonly failure?: ChangeFailure;
+}
+
+export function changeOf(row: Pick<RegistryRow, 'change'>): BucketChange | undefined {
+  return row.change === null ? undefined : (JSON.parse(row.change) as BucketChange);
+}
+
+export function endedChangeOf(row: Pick<RegistryRow, 'ended'>): EndedChange | undefined {
+  return row.ended === null ? undefined : (JSON.parse(row.ended) as EndedChange);
+}
+
 /** Fields being reindexed, by the bucket version that added them. */
 export type ReindexActive = Readonly<Record<string, readonly string[]>>;
 
@@ -75,10 +127,25 @@ export function reindexActiveOf(row: Pick<RegistryRow, 'reindex_active'>): Reind
 export function columnsOf(index: ValidConfig['index']): Column[] {
   return Object.entries(index).map(([field, { type, unique }]) => ({
     field,
+    name: field,
     type,
     info: indexTypeInfo(type),
     unique: unique === true,
+    pending: false,
   }));
+}
+
+/** Whether one column serves both; it may still have to have other indexes. */
+export function sameColumn(a: Column, b: Column): boolean {
+  return a.field === b.field && a.type === b.type;
+}
+
+/** The columns that `after` has and `before` has not. The dot keeps their names apart from all fields'. */
+export function pendingColumns(before: ValidConfig, after: ValidConfig): Column[] {
+  const there = columnsOf(before.index);
+  return columnsOf(after.index)
+    .filter((column) => !there.some((c) => sameColumn(c, column)))
+    .map((column) => ({ ...column, name: partOf(column.field, 'next'), pending: true }));
 }
 
 export function configOf(row: Pick<RegistryRow, 'index' | 'pre' | 'post' | 'options'>): ValidConfig {
@@ -91,16 +158,19 @@ export function configOf(row: Pick<RegistryRow, 'index' | 'pre' | 'post' | 'opti
 
 export function bucketOf(row: RegistryRow): Bucket {
   const config = configOf(row);
-  const columns = columnsOf(config.index);
+  const change = changeOf(row);
+  const own = columnsOf(config.index);
+  const pending = change === undefined ? [] : pendingColumns(config, change.config);
   const active = reindexActiveOf(row);
-  const reindexing = new Set(Object.values(active).flat());
+  const coming = pending.map((c) => c.field).filter((field) => !own.some((c) => c.field === field));
+  const reindexing = new Set([...Object.values(active).flat(), ...coming]);
   return {
     name: row.name,
     generation: row.generation,
     version: config.options.version,
     table: tableOf(row.name),
-    columns,
-    usable: new Map(columns.filter((c) => !reindexing.has(c.field)).map((c) => [c.field, c])),
+    columns: [...own, ...pending],
+    usable: new Map(own.filter((c) => !reindexing.has(c.field)).map((c) => [c.field, c])),
     reindexing,
     tracked: Object.keys(active).length > 0,
     feed: config.options.feed !== false,

@@ -117,14 +117,14 @@ describe('names', () => {
 
 test.each([
   [{ index: 5 }, 'bucket.index should be object'],
-  [{ index: { foo: null } }, 'bucket.index.foo should be object'],
-  [{ index: { foo: {} } }, "bucket.index.foo should have required property 'type'"],
+  [{ index: { foo: null } }, "bucket.index['foo'] should be object"],
+  [{ index: { foo: {} } }, "bucket.index['foo'] should have required property 'type'"],
   [
     { index: { foo: { type: 'invalid' } } },
-    'bucket.index.foo.type should be equal to one of the allowed values',
+    "bucket.index['foo'].type should be equal to one of the allowed values",
   ],
-  [{ index: { foo: { type: 'string', unique: 'yes' } } }, 'bucket.index.foo.unique should be boolean'],
-  [{ index: { foo: { type: 'string', x: 1 } } }, 'bucket.index.foo should NOT have additional properties'],
+  [{ index: { foo: { type: 'string', unique: 'yes' } } }, "bucket.index['foo'].unique should be boolean"],
+  [{ index: { foo: { type: 'string', x: 1 } } }, "bucket.index['foo'] should NOT have additional properties"],
   [{ options: 'opts' }, 'bucket.options should be object'],
   [{ options: { version: '2' } }, 'bucket.options.version should be'],
   [{ options: { version: -2 } }, 'bucket.options.version should be >= 0'],
@@ -162,7 +162,7 @@ test('a field that is added is reindexed, and is filtered in the server until it
     two.call('findObjects', 'grow', '(&(a=x)(n>=3))', { requireIndexes: true }),
   ).rejects.toMatchObject({
     name: 'NotIndexedError',
-    message: expect.stringContaining('Reindexing fields: ["n"]. Unindexed fields: []'),
+    message: expect.stringContaining("Reindexing fields: [ 'n' ]. Unindexed fields: []"),
   });
   await expect(two.call('updateObjects', 'grow', { n: 1 }, '(a=x)', {})).rejects.toEqual(
     failure('NotIndexedError'),

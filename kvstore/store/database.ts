@@ -7,19 +7,25 @@ import { schemaName } from './identifiers.ts';
 
 const statementTimeoutMs = 60_000;
 
+/** Of index-builder.ts: its seat, its builds, and what it asks meanwhile. */
+const builderConnections = 8;
+
 /**
- * Four sets of connections to PostgreSQL.
+ * Five sets of connections to PostgreSQL.
  *
  * `writers` carry the statements of write-statement.ts, which look rows up by key: their plan is made once, and made
  * so that it stays right as a bucket grows from nothing (no sequential scan, no nested loop over the input).
  * `streams` carry searches without a bound, which hold their connection as long as their client reads: the rest never
- * waits for one of these. `readers` carry everything else. `standbys` carry reads that ask for a standby, and are opened by the first of them.
+ * waits for one of these. `builders` carry what may take as long as it takes, and are there only while indexes are
+ * built. `readers` carry everything else. `standbys` carry reads that ask for a standby, and are opened by the first of
+ * them.
  */
 export interface Database {
   readonly finder: PrimaryFinder;
   readonly writers: Connections;
   readonly readers: Connections;
   readonly streams: Connections;
+  readonly builders: Connections;
   readonly standbys: Connections;
   close(): Promise<void>;
 }
@@ -50,7 +56,12 @@ const doubtful = new WeakSet<object>();
 /** @param postgres URLs of all hosts, comma-separated */
 export function openDatabase(postgres: string, poolSize: number, log: Logger): Database {
   const finder = openPrimaryFinder(postgres, log);
-  const open = (to: 'primary' | 'standbys', max: number, options: readonly string[] = []): Connections => {
+  const open = (
+    to: 'primary' | 'standbys',
+    max: number,
+    options: readonly string[] = [],
+    own: Partial<Pick<pg.PoolConfig, 'statement_timeout' | 'idleTimeoutMillis'>> = {},
+  ): Connections => {
     const settings = [`search_path=${schemaName},public`, 'jit=off', ...options];
     const connections = new Connections({
       finder,
@@ -63,6 +74,7 @@ export function openDatabase(postgres: string, poolSize: number, log: Logger): D
         statement_timeout: statementTimeoutMs,
         application_name: 'conger-kvstore',
         options: settings.map((setting) => `-c ${setting}`).join(' '),
+        ...own,
       },
     });
     connections.pool.on('error', (error) => {
@@ -86,6 +98,23 @@ export function openDatabase(postgres: string, poolSize: number, log: Logger): D
       'enable_nestloop=off',
     ]),
     readers: open('primary', readers),
+    builders: open(
+      'primary',
+      builderConnections,
+      [
+        'statement_timeout=0',
+        'lock_timeout=0',
+        'transaction_timeout=0',
+        'idle_in_transaction_session_timeout=0',
+        // A build leaves processors to the writers.
+        'max_parallel_maintenance_workers=0',
+        // A machine that is gone does not keep the seat.
+        'tcp_keepalives_idle=3',
+        'tcp_keepalives_interval=1',
+        'tcp_keepalives_count=3',
+      ],
+      { statement_timeout: 0, idleTimeoutMillis: 10_000 },
+    ),
     streams: open('primary', Math.max(2, Math.ceil(poolSize / 4))),
     standbys: open('standbys', readers),
   };

@@ -10,6 +10,12 @@ export const schemaName = 'kv';
 export const registryTable = `${schemaName}.buckets_config`;
 /** The last `_txn_snap` of each bucket that guarantees an order. */
 export const orderTable = `${schemaName}."bucket.order"`;
+/** How each bucket is changing, or did last. */
+export const changesTable = `${schemaName}."bucket.changes"`;
+/** How far each bucket is reindexed. */
+export const reindexTable = `${schemaName}."bucket.reindex"`;
+/** Locked by the server that builds indexes. */
+export const builderSeat = `${schemaName}."bucket.builder"`;
 
 const bucketName = /^[a-zA-Z]\w{0,62}$/;
 const fieldName = /^(_[a-zA-Z0-9]+|[a-zA-Z][_a-zA-Z0-9]*[a-zA-Z0-9]|[a-zA-Z])$/;

@@ -3,13 +3,16 @@ import type { Hook } from '../hooks/hook.ts';
 import { Hooks } from '../hooks/hooks.ts';
 import type { RpcTable } from '../rpc.ts';
 import { batchRpcs } from './batch.ts';
+import { BucketBell } from './bucket-bell.ts';
 import { bucketRpcs } from './bucket-rpcs.ts';
 import { openDatabase } from './database.ts';
 import { findRpcs } from './find.ts';
 import { GroupCommit } from './group-commit.ts';
+import { IndexBuilder } from './index-builder.ts';
 import { listenRpcs } from './listen-rpcs.ts';
 import { manyRpcs } from './many.ts';
 import { metaRpcs, ping } from './meta-rpcs.ts';
+import { Notifications } from './notifications.ts';
 import { objectRpcs } from './object-rpcs.ts';
 import { Registry } from './registry.ts';
 import { reindexRpcs } from './reindex.ts';
@@ -56,7 +59,14 @@ export async function createStore(options: StoreOptions): Promise<OpenStore> {
   const maxGroups = Math.max(2, database.writers.max - 1);
   const group = new GroupCommit(database, registry, maxGroups);
   const hooks = new Hooks(options.hooks ?? new Map(), sql);
-  const store: Store = { database, registry, group, hooks, log };
+  const bell = new BucketBell(new Notifications(database.finder), log);
+  const builder = new IndexBuilder(database.builders, log);
+  bell.on((bucket) => {
+    registry.changed(bucket);
+    builder.wake();
+  });
+  bell.open();
+  const store: Store = { database, registry, bell, group, hooks, log };
   const listening = listenRpcs(store);
   return {
     rpcs: {
@@ -73,6 +83,7 @@ export async function createStore(options: StoreOptions): Promise<OpenStore> {
     ping: () => ping(store),
     close: async () => {
       listening.close();
+      await Promise.all([bell.close(), builder.close()]);
       await database.close();
     },
   };

@@ -32,10 +32,10 @@ const keepAliveMs = 5_000;
  */
 export class Notifications {
   readonly #finder: PrimaryFinder;
-  readonly #own: OwnChannel;
+  readonly #own: OwnChannel | undefined;
   #link: Promise<Link> | undefined;
 
-  constructor(finder: PrimaryFinder, own: OwnChannel) {
+  constructor(finder: PrimaryFinder, own?: OwnChannel) {
     this.#finder = finder;
     this.#own = own;
   }
@@ -91,7 +91,7 @@ export class Notifications {
       });
       client.once('end', silence);
       await client.connect();
-      await client.query(`LISTEN ${quote(this.#own.name)}`);
+      if (this.#own !== undefined) await client.query(`LISTEN ${quote(this.#own.name)}`);
       return link;
     } catch (error) {
       onGone();
@@ -107,13 +107,13 @@ class Link {
   readonly #channels = new Map<string, Channel>();
   #failure: { readonly error: unknown } | undefined;
 
-  constructor(client: pg.Client, own: OwnChannel, onGone: () => void) {
+  constructor(client: pg.Client, own: OwnChannel | undefined, onGone: () => void) {
     this.#client = client;
     this.#onGone = onGone;
     client.on('error', (error) => this.fail(error));
     client.on('end', () => this.fail(new Error('the connection has ended')));
     client.on('notification', ({ channel, payload = '' }) => {
-      if (channel === own.name) own.hear(payload);
+      if (channel === own?.name) own.hear(payload);
       for (const listener of [...(this.#channels.get(channel)?.listeners ?? [])]) listener.hear(payload);
     });
   }

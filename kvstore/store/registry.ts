@@ -1,19 +1,22 @@
 import { LRUCache } from 'lru-cache';
-import { type Bucket, bucketOf, type RegistryRow } from './bucket.ts';
+import { type Bucket, bucketOf, type RegistryRow, registrySelect } from './bucket.ts';
 import type { Connections } from './connections.ts';
 import { reading } from './database.ts';
 import { bucketNotFound } from './errors.ts';
-import { isBucketName, registryTable } from './identifiers.ts';
+import { isBucketName } from './identifiers.ts';
+import { forgetReindex } from './store-metrics.ts';
 
 /**
  * The buckets that this server has seen. What it holds may be out of date at any time, as other servers change buckets
- * too: whoever uses a Bucket names its generation to PostgreSQL in the statement itself, and calls `outdated` where
+ * too and are heard of a moment later: whoever uses a Bucket names its generation to PostgreSQL in the statement itself, and calls `outdated` where
  * that answers that it is another by now.
  */
 export class Registry {
   readonly #connections: Connections;
   readonly #buckets = new LRUCache<string, Bucket>({ max: 4096 });
   readonly #loading = new Map<string, Promise<Bucket>>();
+  /** Counts the changes that were heard of. */
+  #heard = 0;
 
   constructor(connections: Connections) {
     this.#connections = connections;
@@ -28,9 +31,28 @@ export class Registry {
   async load(name: string): Promise<Bucket> {
     const loading = this.#loading.get(name);
     if (loading !== undefined) return loading;
-    const load = this.#read(name).finally(() => this.#loading.delete(name));
+    const load = this.#read(name).finally(() => {
+      if (this.#loading.get(name) === load) this.#loading.delete(name);
+    });
     this.#loading.set(name, load);
     return load;
+  }
+
+  /**
+   * The bucket has changed: it is read anew at once, if it is one of those that are used here. Undefined: any may have
+   * changed. What is being read at this moment may be as it was before.
+   */
+  changed(name: string | undefined): void {
+    this.#heard++;
+    if (name === undefined) {
+      this.#buckets.clear();
+      this.#loading.clear();
+      return;
+    }
+    this.#loading.delete(name);
+    if (!this.#buckets.has(name)) return;
+    // Where it cannot be read the next call to use it meets the same.
+    this.load(name).catch(() => this.#buckets.delete(name));
   }
 
   /** Forgets `bucket`, unless a newer one has taken its place already. */
@@ -39,13 +61,17 @@ export class Registry {
   }
 
   async #read(name: string): Promise<Bucket> {
+    const heard = this.#heard;
     const row = await readRegistry(this.#connections, name);
     if (row === undefined) {
+      forgetReindex(name);
       this.#buckets.delete(name);
       throw bucketNotFound(name);
     }
     const bucket = bucketOf(row);
-    this.#buckets.set(name, bucket);
+    if (!bucket.tracked) forgetReindex(name);
+    if (heard === this.#heard) this.#buckets.set(name, bucket);
+    else this.#buckets.delete(name);
     return bucket;
   }
 }
@@ -56,7 +82,7 @@ export async function readRegistry(connections: Connections, name: string): Prom
   return reading(connections, async (client) => {
     const result = await client.query<RegistryRow>({
       name: 'registry',
-      text: `SELECT * FROM ${registryTable} WHERE name = $1`,
+      text: `${registrySelect} WHERE r.name = $1`,
       values: [name],
     });
     return result.rows[0];

@@ -1,6 +1,13 @@
 import type { Connections } from './connections.ts';
 import { transaction } from './database.ts';
-import { orderTable, registryTable, schemaName } from './identifiers.ts';
+import {
+  builderSeat,
+  changesTable,
+  orderTable,
+  registryTable,
+  reindexTable,
+  schemaName,
+} from './identifiers.ts';
 
 /** Taken while the registry is made, so that servers that start together do not trip over each other. */
 const initialiseLock = 7_023_110_451;
@@ -31,5 +38,26 @@ export async function initialiseSchema(connections: Connections): Promise<void> 
         name text COLLATE "C" PRIMARY KEY REFERENCES ${registryTable} ON DELETE CASCADE,
         id integer NOT NULL
       ) WITH (fillfactor = 10)`);
+    // Not columns of the registry: an older server, which may still run, reads all of those by a prepared statement.
+    await client.query(`
+      CREATE TABLE IF NOT EXISTS ${changesTable} (
+        name text COLLATE "C" PRIMARY KEY REFERENCES ${registryTable} ON DELETE CASCADE,
+        change text,
+        ended text
+      )`);
+    await client.query(`
+      CREATE TABLE IF NOT EXISTS ${reindexTable} (
+        name text COLLATE "C" PRIMARY KEY REFERENCES ${registryTable} ON DELETE CASCADE,
+        version bigint NOT NULL,
+        first bigint NOT NULL,
+        low bigint NOT NULL,
+        bound bigint NOT NULL,
+        objects bigint NOT NULL
+      )`);
+    const { rows } = await client.query<{ there: boolean }>(
+      `SELECT to_regclass('${builderSeat}') IS NOT NULL AS there`,
+    );
+    // A view, as vacuum would have to wait for the lock of a table; it is looked for first, as to replace it locks it.
+    if (rows[0]?.there !== true) await client.query(`CREATE VIEW ${builderSeat} AS SELECT 1 AS seat`);
   });
 }

@@ -49,7 +49,7 @@ function orderBy(bucket: Bucket, sort: CallOptions['sort']): string {
   const sorts = sort === undefined ? [] : Array.isArray(sort) ? sort : [sort];
   const terms = sorts.flatMap(({ attribute, order }) => {
     if (!attribute) return [];
-    const column = bucket.columns.find((c) => c.field === attribute);
+    const column = bucket.columns.find((c) => c.field === attribute && !c.pending);
     if (column === undefined && !isInternal(attribute) && attribute !== '_vnode') {
       throw invalidQuery(attribute, new Error('it is no field to sort by'));
     }

@@ -1,6 +1,7 @@
 import type pg from 'pg';
 import { CongerError, messageOf } from '../../runtime/errors.ts';
 import type { Bucket } from './bucket.ts';
+import { indexNames } from './bucket-indexes.ts';
 import { stateOf } from './database.ts';
 import { etagConflict, invalidIndexType, objectNotFound, uniqueAttribute } from './errors.ts';
 import { partOf } from './identifiers.ts';
@@ -38,7 +39,7 @@ export function writeError(error: unknown, bucket: Bucket, write?: Write): unkno
   const answer = databaseError(error);
   if (answer === undefined) return error;
   if (answer.code === '23505') {
-    const column = bucket.columns.find((c) => partOf(bucket.name, c.field) === answer.constraint);
+    const column = bucket.columns.find((c) => indexNames(bucket.name, c).includes(answer.constraint ?? ''));
     const [, name, value] = /\((.*)\)=\((.*)\)/s.exec(answer.detail ?? '') ?? [];
     return uniqueAttribute(
       column?.field ?? unquoted(name ?? ''),
@@ -65,10 +66,9 @@ function indexLimit(answer: pg.DatabaseError, bucket: Bucket, write?: Write): Co
     /^index row .*maximum (?:size is )?(\d+)(?: for index "(.*)")?$/.exec(answer.message) ?? [];
   if (answer.code !== '54000' || limit === undefined) return undefined;
   const lengths = new Map([['_key', write?.key.length ?? 0]]);
-  for (const [i, { field, info }] of bucket.columns.entries()) {
-    const parts = [partOf(bucket.name, field), partOf(bucket.name, `${field}.${info.method}`)];
-    const named = index !== undefined && parts.includes(index);
-    lengths.set(field, named ? Number.POSITIVE_INFINITY : (write?.columns[i]?.length ?? 0));
+  for (const [i, column] of bucket.columns.entries()) {
+    const named = index !== undefined && indexNames(bucket.name, column).includes(index);
+    lengths.set(column.field, named ? Number.POSITIVE_INFINITY : (write?.columns[i]?.length ?? 0));
   }
   const [[field] = ['_key']] = [...lengths].sort(([, a], [, b]) => b - a);
   return new CongerError(

@@ -12,4 +12,19 @@ export const timer = {
   }),
 };
 
+const reindexLeft = gauge(
+  'conger_kvstore_reindex_objects',
+  'Objects that are still to be reindexed, about, as the last call of reindexObjects had it',
+  ['bucket'],
+);
+
+export function setReindexLeft(bucket: string, objects: number): void {
+  reindexLeft.set({ bucket }, objects);
+}
+
+/** The bucket is not being reindexed (any more). */
+export function forgetReindex(bucket: string): void {
+  reindexLeft.remove({ bucket });
+}
+
 export const listenerCount = gauge('conger_kvstore_listeners', 'Calls of listen that are under way');

@@ -2,6 +2,7 @@ import type pg from 'pg';
 import type { Logger } from '../../runtime/log.ts';
 import type { Hooks } from '../hooks/hooks.ts';
 import type { CallOptions } from './arguments.ts';
+import type { BucketBell } from './bucket-bell.ts';
 import type { Database } from './database.ts';
 import type { GroupCommit } from './group-commit.ts';
 import type { Registry } from './registry.ts';
@@ -11,6 +12,7 @@ import { anyObject, type Check, type Origin } from './write.ts';
 export interface Store {
   readonly database: Database;
   readonly registry: Registry;
+  readonly bell: BucketBell;
   readonly group: GroupCommit;
   readonly hooks: Hooks;
   readonly log: Logger;

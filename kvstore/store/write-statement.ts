@@ -37,7 +37,7 @@ const takeNumbers = `snap AS (
     ),`;
 
 function compose(bucket: Bucket, strict: boolean): string {
-  const columns = bucket.columns.map((c, i) => ({ name: quote(c.field), value: `ok.c${i}::${c.info.pg}` }));
+  const columns = bucket.columns.map((c, i) => ({ name: quote(c.name), value: `ok.c${i}::${c.info.pg}` }));
   const aliases = [...fixed, ...columns.map((_, i) => `c${i}`)];
   const parameters = aliases.map((_, i) => `$${i + 4}::text[]`);
   const keys = '$4::text[]';

@@ -100,14 +100,17 @@ export function encodeColumns(
   value: Readonly<Record<string, unknown>>,
 ): { columns: (string | null)[]; value: Readonly<Record<string, unknown>> } {
   let canonical = value;
-  const columns = bucket.columns.map(({ field, type, info }) => {
+  const columns = bucket.columns.map(({ field, type, info, pending }) => {
     const given = Object.hasOwn(value, field) ? value[field] : undefined;
     let encoded: ReturnType<typeof encodeField>;
     try {
       encoded = encodeField(info, given);
     } catch (error) {
+      if (pending) return null;
       throw invalidIndexType(field, type, error);
     }
+    // Until the configuration is the bucket's own it neither refuses a value nor changes one.
+    if (pending) return encoded.text?.includes('\0') ? null : encoded.text;
     if (encoded.text?.includes('\0')) throw invalidIndexType(field, type, new Error('it contains NUL'));
     const differs = Array.isArray(given) ? jsonOf(given) !== jsonOf(encoded.json) : given !== encoded.json;
     if (differs) canonical = { ...canonical, [field]: encoded.json };

@@ -21,6 +21,8 @@ export const bucket: Bucket = bucketOf({
   mtime: new Date(0),
   reindex_active: null,
   generation: '1',
+  change: null,
+  ended: null,
 });
 
 /** Values of each type, those that are equal in two forms and those at the ends among them. */

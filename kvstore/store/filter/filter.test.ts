@@ -26,6 +26,8 @@ const bucket = bucketOf({
   mtime: new Date(),
   reindex_active: '{"2":["fresh"]}',
   generation: '7',
+  change: null,
+  ended: null,
 });
 
 function compile(text: string) {
