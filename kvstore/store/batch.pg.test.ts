@@ -170,3 +170,51 @@ test('of two consumers that commit by the same checkpoint, one gets through', as
   const checkpoint = await store.first('getObject', 'quiet', 'c', {});
   expect(effect.value.n).toBe(checkpoint.value.at);
 });
+
+test('of many batches at once over the same objects, in any order and of two buckets, all succeed whole', async () => {
+  const keys = Array.from({ length: 10 }, (_, i) => `shared${i}`);
+  const shuffled = () => keys.map((key) => ({ key, at: Math.random() })).sort((a, b) => a.at - b.at);
+  const calls = Array.from({ length: 256 }, (_, n) => {
+    const buckets = n % 4 === 0 ? ['left', 'right'] : n % 4 === 1 ? ['right', 'left'] : ['left'];
+    const requests = buckets.flatMap((bucket) =>
+      shuffled().map(({ key }) => ({ bucket, key, value: { n } })),
+    );
+    return (n % 2 ? store : other).first('batch', requests, {});
+  });
+  const results = await Promise.allSettled(calls);
+  expect(results.filter((r) => r.status === 'rejected')).toEqual([]);
+  for (const bucket of ['left', 'right']) {
+    const found = await store.call('findObjects', bucket, '(_key=shared*)', {});
+    expect(found).toHaveLength(10);
+    expect(new Set(found.map((o) => (o as { value: { n: number } }).value.n)).size).toBe(1);
+  }
+}, 60_000);
+
+test('a batch of one bucket is one transaction, and nothing of it is there where one write is refused', async () => {
+  await batch([{ bucket: 'left', key: 'w1', value: { n: 1 } }]);
+  await messages.take();
+  const requests = [
+    { bucket: 'left', key: 'w1', value: { n: 2 } },
+    { bucket: 'left', key: 'w2', value: { n: 2 } },
+    { bucket: 'left', operation: 'delete', key: 'shared0' },
+  ];
+  const refused = [
+    [{ bucket: 'left', key: 'w3', value: {}, options: { etag: 'DEADBEEF' } }, 'EtagConflictError'],
+    [{ bucket: 'left', operation: 'delete', key: 'w4' }, 'ObjectNotFoundError'],
+    [{ bucket: 'left', key: 'w5', value: {}, options: { etag: null } }, undefined],
+  ] as const;
+  for (const [request, name] of refused) {
+    for (const whole of [
+      [request, ...requests],
+      [...requests, request],
+    ]) {
+      if (name === undefined) continue;
+      await expect(batch(whole)).rejects.toEqual(failure(name, { key: request.key }));
+    }
+  }
+  expect(await messages.take()).toEqual([]);
+  await batch([...requests, refused[2][0]]);
+  const emitted = await messages.take();
+  expect(emitted.map((m) => m.body.key).sort()).toEqual(['shared0', 'w1', 'w2', 'w5']);
+  expect(new Set(emitted.map((m) => m.transaction)).size).toBe(1);
+});

@@ -14,7 +14,7 @@ import {
 } from './batch-plan.ts';
 import type { Bucket } from './bucket.ts';
 import type { Connections } from './connections.ts';
-import { transaction } from './database.ts';
+import { committing, transaction } from './database.ts';
 import { writeWithHooks } from './hooked-write.ts';
 import { deleteMany, updateMany } from './many.ts';
 import { givenUp, isDataError, isRace, isStale, LostRace, maxAttempts, StaleBucket } from './retry.ts';
@@ -22,7 +22,7 @@ import { filterOf } from './search.ts';
 import { isKeyRace, outcomeError, writeError } from './sql-errors.ts';
 import { limitStatements, originOf, type Store } from './store.ts';
 import type { Write } from './write.ts';
-import { executeWrites } from './write-statement.ts';
+import { executeWrites, type Outcome } from './write-statement.ts';
 
 /** What one request of a batch did. */
 interface Result {
@@ -112,8 +112,16 @@ export class Batch {
       ...(key ? { key } : {}),
       ...(filter ? { filter } : {}),
     }));
+    const { timeout } = this.#options;
+    const [only] = steps;
+    if (steps.length === 1 && only?.kind === 'writes' && !timeout) {
+      const bucket = await this.#store.registry.get(only.bucket);
+      if (bucket.hooks === undefined) {
+        await this.#writeAlone(bucket, only, results);
+        return results;
+      }
+    }
     await transaction(this.#pool, async (client) => {
-      const { timeout } = this.#options;
       if (timeout) await limitStatements(client, timeout);
       for (const step of steps) {
         const name = step.kind === 'writes' ? step.bucket : this.#request(step.at).bucket;
@@ -147,19 +155,47 @@ export class Batch {
       }
       return;
     }
-    const writes = step.at.map((at) => encodeRequest(bucket, this.#request(at), this.#options));
+    const writes = this.#encode(bucket, step);
     await this.#execute(client, bucket, writes);
     for (const [i, write] of writes.entries()) report(results[step.at[i] ?? -1], write);
   }
 
+  /** A step that is all of the batch: its statement is a transaction by itself. */
+  async #writeAlone(bucket: Bucket, step: WriteStep, results: Result[]): Promise<void> {
+    const writes = this.#encode(bucket, step);
+    const outcomes = committing(this.#pool, (client) => executeWrites(client, bucket, writes, 'whole'));
+    await this.#settle(bucket, writes, outcomes);
+    for (const [i, write] of writes.entries()) report(results[step.at[i] ?? -1], write);
+  }
+
+  #encode(bucket: Bucket, step: WriteStep): Write[] {
+    try {
+      return step.at.map((at) => encodeRequest(bucket, this.#request(at), this.#options));
+    } catch (error) {
+      throw new StepFailed(error, bucket);
+    }
+  }
+
   async #execute(client: pg.PoolClient, bucket: Bucket, writes: readonly Write[]): Promise<void> {
-    const outcomes = await executeWrites(client, bucket, writes, true).catch((error: unknown) => {
-      const cause = isKeyRace(error, bucket.name) ? new LostRace() : error;
-      throw new StepFailed(cause, bucket, writes.length === 1 ? writes[0] : undefined);
+    await this.#settle(bucket, writes, executeWrites(client, bucket, writes, 'whole'));
+  }
+
+  /** Resolves where all was written. Of other errors than of the step, such as of the connection, it makes nothing. */
+  async #settle(
+    bucket: Bucket,
+    writes: readonly Write[],
+    executed: Promise<readonly Outcome[] | undefined>,
+  ): Promise<void> {
+    const single = writes.length === 1 ? writes[0] : undefined;
+    const outcomes = await executed.catch((error: unknown) => {
+      if (isCongerError(error)) throw error;
+      throw new StepFailed(isKeyRace(error, bucket.name) ? new LostRace() : error, bucket, single);
     });
-    if (outcomes === undefined) throw new StaleBucket(bucket);
+    if (outcomes === undefined) throw new StepFailed(new StaleBucket(bucket), bucket);
     for (const [i, write] of writes.entries()) {
-      if (outcomes[i]?.kind !== 'written') throw outcomeError(bucket.name, write, outcomes[i]);
+      const outcome = outcomes[i];
+      if (outcome?.kind === 'written' || outcome?.kind === 'withheld') continue;
+      throw new StepFailed(outcomeError(bucket.name, write, outcome), bucket);
     }
   }
 

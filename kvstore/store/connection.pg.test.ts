@@ -102,8 +102,8 @@ test('a put that is lost on its way has an unknown outcome too, with all of its 
   });
 });
 
-test('a batch that breaks before its commit has not happened; one that breaks at it may have', async () => {
-  const requests = (key: string) => [{ bucket: 'b', key, value: { n: 1 } }];
+test('a batch of several statements that breaks before its commit has not happened; one that breaks at it may have', async () => {
+  const requests = (key: string) => [1, 2].map((n) => ({ bucket: 'b', key, value: { n } }));
   cut('batch-lost', 'unanswered');
   await expect(store.call('batch', requests('batch-lost'), {})).rejects.toEqual(noPeers);
   cut('COMMIT', 'unanswered');
@@ -113,6 +113,14 @@ test('a batch that breaks before its commit has not happened; one that breaks at
     name: 'ObjectNotFoundError',
   });
   await direct.call('getObject', 'b', 'commit-lost', {});
+});
+
+test('a batch of one statement whose answer is lost has an unknown outcome, and is not made a second time', async () => {
+  cut('alone-lost', 'unanswered');
+  const requests = ['alone-lost', 'neighbour'].map((key) => ({ bucket: 'b', key, value: { n: 2 } }));
+  await expect(store.call('batch', requests, {})).rejects.toEqual(unknown);
+  fate = () => 'pass';
+  expect((await direct.first('getObject', 'b', 'alone-lost', {})).value).toEqual({ n: 2 });
 });
 
 test('a read whose connection breaks may be made again', async () => {

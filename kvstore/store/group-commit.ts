@@ -172,16 +172,16 @@ export class GroupCommit {
 
   async #execute(bucket: Bucket, group: readonly Pending[]): Promise<readonly Outcome[]> {
     const writes = group.map((pending) => pending.write);
-    const strict = writes.length === 1;
+    const unit = writes.length === 1 ? 'whole' : 'each';
     const done = timer.seconds.startTimer();
     try {
       const outcomes = await committing(this.#database.writers, (client) =>
-        executeWrites(client, bucket, writes, strict),
+        executeWrites(client, bucket, writes, unit),
       );
       if (outcomes === undefined) throw new StaleBucket(bucket);
       return outcomes;
     } catch (error) {
-      throw strict && isKeyRace(error, bucket.name) ? new LostRace() : error;
+      throw unit === 'whole' && isKeyRace(error, bucket.name) ? new LostRace() : error;
     } finally {
       done();
     }

@@ -49,7 +49,7 @@ async function rewrite(
     const { rows } = await client.query<Locked>(`FETCH ${rowsPerStatement} FROM found`);
     if (rows.length === 0) break;
     const writes = rows.map(encode);
-    const outcomes = await executeWrites(client, bucket, writes, true);
+    const outcomes = await executeWrites(client, bucket, writes, 'whole');
     if (outcomes === undefined) throw new StaleBucket(bucket);
     for (const [i, write] of writes.entries()) {
       if (outcomes[i]?.kind !== 'written') throw outcomeError(bucket.name, write, outcomes[i]);

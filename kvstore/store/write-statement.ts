@@ -25,7 +25,15 @@ export type Outcome =
   /** There is nothing to delete. */
   | { readonly kind: 'missing' }
   /** Not inserted: the key, or a unique value, has just been inserted by another, or is in the same statement. */
-  | { readonly kind: 'race' };
+  | { readonly kind: 'race' }
+  /** Not made since another write of the same whole was not. */
+  | { readonly kind: 'withheld' };
+
+/**
+ * `each`: every write for itself. `whole`: all of them or none, and rather than a race, PostgreSQL's own error of a
+ * unique violation.
+ */
+export type Unit = 'each' | 'whole';
 
 const fixed = ['k', 'kind', 'want', 'v', 'etag', 'partition', 'head', 'vnode'];
 
@@ -36,7 +44,7 @@ const takeNumbers = `snap AS (
       ON CONFLICT (name) DO UPDATE SET id = o.id + excluded.id RETURNING id
     ),`;
 
-function compose(bucket: Bucket, strict: boolean): string {
+function compose(bucket: Bucket, unit: Unit): string {
   const columns = bucket.columns.map((c, i) => ({ name: quote(c.name), value: `ok.c${i}::${c.info.pg}` }));
   const aliases = [...fixed, ...columns.map((_, i) => `c${i}`)];
   const parameters = aliases.map((_, i) => `$${i + 4}::text[]`);
@@ -51,6 +59,8 @@ function compose(bucket: Bucket, strict: boolean): string {
     ...(bucket.ordered ? [['_txn_snap', 'ok.snap::integer'] as [string, string]] : []),
     ...columns.map((c): [string, string] => [c.name, c.value]),
   ];
+  const whole = unit === 'whole';
+  const fit = whole ? ' AND (SELECT holds FROM fit)' : '';
   const change = `pg_logical_emit_message(true,
       'conger/' || CASE WHEN ok.v IS NULL THEN ok.old_partition ELSE ok.partition END,
       ok.head || coalesce(ok.v, 'null') || ',"previous":' || coalesce(ok.old, 'null') || '}')`;
@@ -66,44 +76,42 @@ function compose(bucket: Bucket, strict: boolean): string {
         CASE i.kind WHEN 'any' THEN true WHEN 'none' THEN c._key IS NULL ELSE c._etag IS NOT DISTINCT FROM i.want END
           AS allowed${bucket.ordered ? ', (SELECT id FROM snap) - count(*) OVER () + i.n AS snap' : ''}
       FROM input i LEFT JOIN cur c ON c._key = i.k
-    ), upd AS (
+    )${whole ? `, fit AS MATERIALIZED (SELECT bool_and(allowed AND (found OR v IS NOT NULL)) AS holds FROM ok)` : ''}, upd AS (
       UPDATE ${bucket.table} t SET ${puts.map(([name, value]) => `${name} = ${value}`).join(', ')}
-      FROM ok WHERE t._key = ANY (${keys}) AND t._key = ok.k AND ok.found AND ok.allowed AND ok.v IS NOT NULL
+      FROM ok WHERE t._key = ANY (${keys}) AND t._key = ok.k AND ok.found AND ok.allowed AND ok.v IS NOT NULL${fit}
       RETURNING t._key
     ), ins AS (
       INSERT INTO ${bucket.table} (_key, ${puts.map(([name]) => name).join(', ')})
       SELECT ok.k, ${puts.map(([, value]) => value).join(', ')}
-      FROM ok WHERE NOT ok.found AND ok.allowed AND ok.v IS NOT NULL ORDER BY ok.k COLLATE "C"
-      ${strict ? '' : 'ON CONFLICT DO NOTHING'}
+      FROM ok WHERE NOT ok.found AND ok.allowed AND ok.v IS NOT NULL${fit} ORDER BY ok.k COLLATE "C"
+      ${whole ? '' : 'ON CONFLICT DO NOTHING'}
       RETURNING _key
     ), del AS (
       DELETE FROM ${bucket.table} t USING ok
-      WHERE t._key = ANY (${keys}) AND t._key = ok.k AND ok.found AND ok.allowed AND ok.v IS NULL
+      WHERE t._key = ANY (${keys}) AND t._key = ok.k AND ok.found AND ok.allowed AND ok.v IS NULL${fit}
       RETURNING t._key
     ), done AS (
       SELECT _key FROM upd UNION ALL SELECT _key FROM ins UNION ALL SELECT _key FROM del
     )
     SELECT ok.n::integer,
       CASE WHEN done._key IS NOT NULL THEN 'written' WHEN ok.v IS NULL AND NOT ok.found THEN 'missing'
-        WHEN NOT ok.allowed THEN 'conflict' ELSE 'race' END,
+        WHEN NOT ok.allowed THEN 'conflict' ELSE '${whole ? 'withheld' : 'race'}' END,
       ok.actual${bucket.feed ? `, CASE WHEN done._key IS NOT NULL THEN ${change} END` : ''}
     FROM ok LEFT JOIN done ON done._key = ok.k ORDER BY ok.n`;
 }
 
-const composed = new WeakMap<Bucket, Map<boolean, string>>();
+const composed: Readonly<Record<Unit, WeakMap<Bucket, string>>> = {
+  each: new WeakMap(),
+  whole: new WeakMap(),
+};
 
-function statementFor(bucket: Bucket, strict: boolean): string {
-  let both = composed.get(bucket);
-  if (both === undefined) {
-    both = new Map();
-    composed.set(bucket, both);
+function statementFor(bucket: Bucket, unit: Unit): string {
+  let text = composed[unit].get(bucket);
+  if (text === undefined) {
+    text = compose(bucket, unit);
+    composed[unit].set(bucket, text);
   }
-  let statement = both.get(strict);
-  if (statement === undefined) {
-    statement = compose(bucket, strict);
-    both.set(strict, statement);
-  }
-  return statement;
+  return text;
 }
 
 function outcomeOf([, kind, actual]: TextRow): Outcome {
@@ -113,6 +121,7 @@ function outcomeOf([, kind, actual]: TextRow): Outcome {
     case 'written':
     case 'missing':
     case 'race':
+    case 'withheld':
       return { kind };
     default:
       throw new Error(`a write ended as ${kind}`);
@@ -121,13 +130,13 @@ function outcomeOf([, kind, actual]: TextRow): Outcome {
 
 /**
  * Writes `writes`, whose keys are distinct, and answers one outcome each, in order; undefined where the bucket is
- * out of date and nothing was written. `strict`: rather than a race, PostgreSQL's own error of a unique violation.
+ * out of date and nothing was written.
  */
 export async function executeWrites(
   client: pg.PoolClient,
   bucket: Bucket,
   writes: readonly Write[],
-  strict: boolean,
+  unit: Unit,
 ): Promise<readonly Outcome[] | undefined> {
   const fields: ((write: Write) => string | null)[] = [
     (w) => w.key,
@@ -141,7 +150,7 @@ export async function executeWrites(
     ...bucket.columns.map((_, i) => (w: Write) => w.columns[i] ?? null),
   ];
   const rows = await exchange(client, {
-    text: statementFor(bucket, strict),
+    text: statementFor(bucket, unit),
     values: [
       bucket.name,
       bucket.generation,
