@@ -44,6 +44,12 @@ describe('the JSON of a row is that of its object', () => {
     expect(JSON.parse(objectJson('b', stored, null))).toEqual(objectOf('b', stored, null));
   });
 
+  test('without a count there is no field for one', () => {
+    const stored = row('key', '{"a":1}');
+    const object = { ...objectOf('bucket', stored, null), _count: undefined };
+    expect(objectJson('bucket', stored, undefined)).toBe(JSON.stringify(object));
+  });
+
   test('the value passes as it is, with escapes and spaces that JSON.stringify would not make', () => {
     const value = '{ "a" : "\\u0041\\/", "b": 1.0e2 }';
     expect(objectJson('b', row('k', value), null)).toContain(`"value":${value},`);
