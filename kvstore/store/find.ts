@@ -4,7 +4,7 @@ import type { Bucket } from './bucket.ts';
 import { reading } from './database.ts';
 import { exchangePages, type Statement, type TextRow } from './exchange.ts';
 import type { Filter } from './filter/ast.ts';
-import { Parameters } from './filter/compile.ts';
+import { Parameters, typeOf } from './filter/compile.ts';
 import { matches } from './filter/match.ts';
 import { registryTable } from './identifiers.ts';
 import { StaleBucket, withBucket } from './retry.ts';
@@ -99,7 +99,7 @@ export function findRpcs(store: Store): RpcTable {
 
   async function run(call: RpcCall, bucket: Bucket, query: Query, options: CallOptions): Promise<void> {
     const { residual } = query.search;
-    const types = (attribute: string) => bucket.usable.get(attribute)?.info;
+    const types = (attribute: string) => typeOf(bucket, attribute);
     let header: Header | undefined;
 
     const take = async (rows: TextRow[]) => {

@@ -7,7 +7,7 @@ import { projectRoot } from '../../runtime/root.ts';
  * Inputs worth trying again, a file each: what reached code that nothing before it had reached, and everything that
  * ever failed. `.hex` files hold bytes, all others text as it is.
  */
-export type Notation = 'hex' | 'txt' | 'json';
+export type Notation = 'hex' | 'txt';
 
 const root = join(projectRoot(), 'test', 'fuzz', 'corpus');
 

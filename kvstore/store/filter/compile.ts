@@ -61,6 +61,12 @@ export function isInternal(attribute: string): boolean {
   return internal.has(attribute);
 }
 
+/** The type by which PostgreSQL compares a field; undefined where it has no usable index. */
+export function typeOf(bucket: Bucket, attribute: string): IndexTypeInfo | undefined {
+  const field = internal.get(attribute);
+  return field === undefined ? bucket.usable.get(attribute)?.info : indexTypeInfo(field.scalar);
+}
+
 /** The fields of a filter that no index supports, and those whose index is being filled in. */
 export function unusableFields(
   bucket: Bucket,

@@ -228,6 +228,11 @@ describe('matching in memory', () => {
     expect(matching(text, { x: { toString: 1, valueOf: null }, y: [['a']] })).toBe(expected);
   });
 
+  test('strings are in the order of their UTF-8, as in PostgreSQL', () => {
+    expect(matching('(str>=\uffee)', { str: '\u{1f600}' })).toBe(true);
+    expect(matching('(str<=\uffee)', { str: '\u{1f600}' })).toBe(false);
+  });
+
   test('a pattern of many parts does not take for ever', () => {
     const text = 'a'.repeat(50_000);
     expect(matching(`(u=${'*a'.repeat(200)}*b)`, { u: text })).toBe(false);

@@ -110,6 +110,9 @@ function comparable(value: unknown, { scalar }: IndexTypeInfo): string | number 
   }
   if (text === null) return null;
   switch (scalar) {
+    case 'string':
+      // Strings of bytes are in the order of UTF-8, as in PostgreSQL; UTF-16 has another.
+      return Buffer.from(text).toString('latin1');
     case 'number':
       return Number(text);
     case 'ip':

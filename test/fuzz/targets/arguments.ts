@@ -189,7 +189,7 @@ class Stage {
     try {
       const tables = await this.#query(
         `SELECT schemaname || '.' || tablename AS name FROM pg_tables
-         WHERE schemaname NOT IN ('pg_catalog', 'information_schema')
+         WHERE schemaname NOT IN ('pg_catalog', 'information_schema') AND tablename NOT LIKE 'bucket.%'
          EXCEPT SELECT 'kv.' || name FROM kv.buckets_config ORDER BY name`,
       );
       assert.deepEqual(
@@ -226,7 +226,7 @@ let stage: Stage | undefined;
 /** Calls of a server over a PostgreSQL: any JSON, as `[method, ...arguments]`. */
 export const calls: Target = {
   name: 'arguments',
-  notation: 'json',
+  notation: 'txt',
   modules: /\/kvstore\/(store|fast)\//,
   words: [
     ...[

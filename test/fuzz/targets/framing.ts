@@ -4,6 +4,7 @@ import {
   FastDecoder,
   type FastMessage,
   FastProtocolError,
+  type Oversized,
   status,
 } from '../../../kvstore/fast/codec.ts';
 import { crcArc, crcLegacy } from '../../../kvstore/fast/crc.ts';
@@ -12,6 +13,7 @@ import type { Target } from '../target.ts';
 
 export const headerSize = 15;
 const limit = 8 * 1024;
+const skipLimit = 64;
 
 export const framingWords = [
   ...[
@@ -111,6 +113,24 @@ function decode(chunks: readonly Buffer[]): Decoded {
   return { messages, fault: undefined };
 }
 
+/** What is read where messages that are too long are skipped. */
+function decodeSkipping(chunks: readonly Buffer[]): unknown[] {
+  const events: unknown[] = [];
+  const report = (message: Oversized) => events.push({ ...message });
+  const decoder = new FastDecoder(skipLimit, { upTo: limit, report });
+  try {
+    for (const chunk of chunks) {
+      decoder.push(chunk);
+      for (let m = decoder.next(); m !== undefined; m = decoder.next()) events.push(m);
+    }
+    decoder.end();
+  } catch (error) {
+    if (!(error instanceof FastProtocolError)) throw error;
+    events.push(error.reason);
+  }
+  return events;
+}
+
 /** Bytes to messages: any bytes, cut in any way. */
 export const framing: Target = {
   name: 'framing',
@@ -122,6 +142,8 @@ export const framing: Target = {
   run(input) {
     const decoded = decode(cut(input));
     assert.deepEqual(decode([input]), decoded, 'what is read depends on the cuts');
+    const skipped = decodeSkipping([input]);
+    assert.deepEqual(decodeSkipping(cut(input)), skipped, 'what is skipped depends on the cuts');
     for (const message of decoded.messages) {
       const { version, msgid, name } = message;
       const d = message.status === status.error ? message.error : message.values;
