@@ -10,8 +10,8 @@ import { isRace } from './retry.ts';
 import type { Store } from './store.ts';
 import type { Write } from './write.ts';
 
-/** What is to be written, as the pre hooks leave it. */
-interface Put {
+/** An object to be written. */
+export interface Put {
   readonly key: string;
   readonly value: Readonly<Record<string, unknown>>;
 }
@@ -55,7 +55,8 @@ export function requestOf(
   value: Readonly<Record<string, unknown>> | undefined,
   options: CallOptions,
 ): Omit<HookRequest, 'pg' | 'update'> {
-  const index = bucket.columns.map((c) => [c.field, { type: c.type, ...(c.unique ? { unique: true } : {}) }]);
+  const columns = bucket.columns.filter((c) => !c.pending);
+  const index = columns.map((c) => [c.field, { type: c.type, ...(c.unique ? { unique: true } : {}) }]);
   return {
     bucket: bucket.name,
     key,

@@ -106,6 +106,21 @@ describe('registered hooks', () => {
     });
   });
 
+  test('puts of a bucket with pre hooks alone share transactions; with a post hook each has its own', async () => {
+    const alone = await bucket({ pre: ['setUid'] });
+    const posted = await bucket({ post: ['audit'] });
+    await messages.take();
+    for (const name of [alone, posted]) {
+      const puts = Array.from({ length: 100 }, (_, n) => store.call('putObject', name, `k${n}`, { n }, {}));
+      await Promise.all(puts);
+    }
+    const changes = await messages.take();
+    const transactions = (name: string) =>
+      new Set(changes.filter((m) => m.body.bucket === name).map((m) => m.transaction)).size;
+    expect(transactions(alone)).toBeLessThan(50);
+    expect(transactions(posted)).toBe(100);
+  });
+
   test('a pre hook may ask whether the object is there: then its puts have a transaction', async () => {
     const name = await bucket({ pre: ['stamp'] });
     await store.call('putObject', name, 'k', { n: 1 }, {});

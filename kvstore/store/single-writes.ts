@@ -4,7 +4,7 @@ import { runHooks } from '../hooks/run.ts';
 import type { CallOptions } from './arguments.ts';
 import { Batch } from './batch.ts';
 import type { Bucket } from './bucket.ts';
-import { leftToWrite, requestOf } from './hooked-write.ts';
+import { leftToWrite, type Put, requestOf } from './hooked-write.ts';
 import { givenUp, maxAttempts, StaleBucket } from './retry.ts';
 import { deleteCheck, originOf, putCheck, type Store } from './store.ts';
 import { encodeDelete, encodePut, type Write } from './write.ts';
@@ -42,14 +42,12 @@ async function again<T>(write: () => Promise<T>): Promise<T> {
 async function prepare(
   store: Store,
   bucket: Bucket,
-  key: string,
-  value: Value,
+  hooks: HookSources,
+  { key, value }: Put,
   options: CallOptions,
-): Promise<{ key: string; value: Value } | undefined> {
-  if (bucket.hooks === undefined) return { key, value };
-  const { pre, post } = store.hooks.chainsOf(bucket.name, bucket.hooks);
-  if (post.length > 0 || transactional.has(bucket.hooks)) return undefined;
-  const { hooks } = bucket;
+): Promise<Put | undefined> {
+  const { pre, post } = store.hooks.chainsOf(bucket.name, hooks);
+  if (post.length > 0 || transactional.has(hooks)) return undefined;
   let asked = false;
   const ask = () => {
     asked = true;
@@ -85,12 +83,14 @@ export function putOne(
   const origin = originOf(options);
   return again(async () => {
     const bucket = await store.registry.get(name);
-    const ready = options.timeout ? undefined : await prepare(store, bucket, key, value, options);
+    let ready: Put | undefined = options.timeout ? undefined : { key, value };
+    if (bucket.hooks && ready) ready = await prepare(store, bucket, bucket.hooks, ready, options);
     if (ready === undefined) {
       const [result] = await new Batch(store, [{ bucket: name, key, value }], options).run();
       return result?.etag;
     }
-    const write = await submit(store, bucket, (b) => encodePut(b, ready.key, ready.value, check, origin));
+    const put = ready;
+    const write = await submit(store, bucket, (b) => encodePut(b, put.key, put.value, check, origin));
     return write.etag;
   });
 }
