@@ -15,6 +15,7 @@ const writersPerClient = 8;
 let postgres: ReplicatedPostgres;
 let servers: KvstoreProcess[] = [];
 let kvs: Kv[] = [];
+let load: Load | undefined;
 
 beforeEach(async () => {
   postgres = await startReplicatedPostgres();
@@ -26,6 +27,7 @@ beforeEach(async () => {
 }, 120_000);
 
 afterEach(async () => {
+  load?.end();
   await Promise.all(kvs.map((kv) => kv.close()));
   await Promise.all(servers.map((server) => server.kill('SIGKILL')));
   await postgres?.stop();
@@ -62,18 +64,23 @@ class Load {
     return performance.now() - start;
   }
 
-  async stop(): Promise<void> {
+  /** No further writes. */
+  end(): void {
     this.#stopped = true;
+  }
+
+  async stop(): Promise<void> {
+    this.end();
     await Promise.all(this.#writers);
   }
 
   async until(writes: number): Promise<void> {
     const goal = this.#lastAnswer + writes;
-    while (this.#lastAnswer < goal) await sleep(5);
+    while (this.#lastAnswer < goal && this.surprises.length === 0) await sleep(5);
   }
 
   async #write(kv: Kv, name: string): Promise<void> {
-    for (let n = 0; !this.#stopped; n++) {
+    for (let n = 0; !this.#stopped && this.surprises.length === 0; n++) {
       await this.#put(kv, `${name}.${n}`);
       await this.#increment(kv, name);
       this.#lastAnswer++;
@@ -139,7 +146,7 @@ function report(what: string, load: Load, ms: number): void {
 }
 
 test('a killed primary and its standby’s promotion lose no acknowledged write and double none, twice over', async () => {
-  const load = new Load();
+  load = new Load();
   for (const again of [false, true]) {
     if (again) await postgres.addStandby();
     await load.until(100);
@@ -158,7 +165,7 @@ test('a killed primary and its standby’s promotion lose no acknowledged write 
 
 test('a frozen primary loses its place for good, and no acknowledged write is lost', async () => {
   const old = postgres.primary();
-  const load = new Load();
+  load = new Load();
   await load.until(100);
   await sleep(random.below(200));
   await old.kill('SIGSTOP');

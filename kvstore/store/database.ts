@@ -50,6 +50,11 @@ export function isConnectionLoss(error: unknown): boolean {
   return lostErrnos.has(code) || lostMessages.test(error.message);
 }
 
+/**
+ * PostgreSQL says with a warning, and then answers as after any commit, that it has stopped waiting for the standby. The
+ * warning has no SQLSTATE of its own and its text is in the server's language: what tells it is where it comes from.
+ */
+const endOfWait = 'SyncRepWaitForLSN';
 /** Connections whose last commit PostgreSQL stopped waiting for its standby for: it may not be durable. */
 const doubtful = new WeakSet<object>();
 
@@ -84,7 +89,7 @@ export function openDatabase(postgres: string, poolSize: number, log: Logger): D
     connections.pool.on('connect', (client) => {
       client.on('error', (error: Error) => log.debug({ err: error }, 'a connection to PostgreSQL broke'));
       client.on('notice', (notice) => {
-        if (notice.code === '57014' || notice.code === '57P01') doubtful.add(client);
+        if (notice.routine === endOfWait) doubtful.add(client);
       });
     });
     return connections;
