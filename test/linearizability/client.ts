@@ -5,6 +5,8 @@ import type { Random } from '../random.ts';
 import type { Check, Operation, Outcome } from './history.ts';
 
 export const bucket = 'linearizability';
+/** What is written there is in no history. */
+export const probeBucket = 'probe';
 
 /** After this long an attempt is given up: its outcome is unknown. */
 const patienceMs = 1_000;

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Random } from '../random.ts';
 import { bucket, type Client } from './client.ts';
-import type { Cluster } from './cluster.ts';
-import { failover } from './failover.ts';
+import { type Cluster, until } from './cluster.ts';
+import { failover, unfenced } from './failover.ts';
 
 /** What a fault may meddle with. */
 export interface Scene {
@@ -123,17 +123,20 @@ const postgres: Readonly<Record<string, Fault>> = {
 const schema: Readonly<Record<string, Fault>> = {
   'add-index': async ({ cluster }, random) => {
     const chosen = random.pick(cluster.servers);
-    const found = (await chosen.call('getBucket', [{}, bucket]))[0] as { index: string; options: string };
-    const index = JSON.parse(found.index) as Record<string, { type: string }>;
-    const { version } = JSON.parse(found.options) as { version: number };
-    const missing = fields.find(([field]) => index[field] === undefined);
-    if (missing === undefined) delete index.a;
-    else index[missing[0]] = { type: missing[1] };
-    await chosen.call('updateBucket', [bucket, { index, options: { version: version + 1 } }, {}]);
-    for (;;) {
+    await until('the bucket is changed', async () => {
+      const found = (await chosen.call('getBucket', [{}, bucket]))[0] as { index: string; options: string };
+      const index = JSON.parse(found.index) as Record<string, { type: string }>;
+      const { version } = JSON.parse(found.options) as { version: number };
+      const missing = fields.find(([field]) => index[field] === undefined);
+      if (missing === undefined) delete index.a;
+      else index[missing[0]] = { type: missing[1] };
+      await chosen.call('updateBucket', [bucket, { index, options: { version: version + 1 } }, {}]);
+      return true;
+    });
+    await until('the bucket is indexed', async () => {
       const [done] = await chosen.call('reindexObjects', [bucket, 50, { no_count: true }]);
-      if ((done as { processed: number }).processed === 0) return;
-    }
+      return (done as { processed: number }).processed === 0;
+    });
   },
 };
 
@@ -144,29 +147,42 @@ const fields = [
   ['c', 'string'],
 ] as const;
 
-const groups = { client, server, network, postgres, schema, failover };
+const groups = { client, server, network, postgres, schema, failover, unfenced };
+const ofStandbys = ['failover', 'unfenced'];
 
-/** Names of the kinds of faults that a run can be made with. */
-export const kinds = ['none', ...Object.keys(groups), 'all'] as const;
-
-/** The faults of a kind, by name; `all` is everything that needs no standby. */
-export function faultsOf(kind: string): readonly (readonly [name: string, fault: Fault])[] {
-  const of = (...names: (keyof typeof groups)[]) =>
-    names.flatMap((name) =>
-      Object.entries(groups[name]).map(([fault, run]) => [`${name}:${fault}`, run] as const),
-    );
-  switch (kind) {
-    case 'none':
-      return [];
-    case 'all':
-      return of('client', 'server', 'network', 'postgres', 'schema');
-    default:
-      if (!Object.hasOwn(groups, kind)) throw new Error(`no faults are called ${kind}`);
-      return of(kind as keyof typeof groups);
-  }
+export interface NamedFault {
+  readonly group: string;
+  /** `<group>:<fault>` */
+  readonly name: string;
+  readonly run: Fault;
 }
+
+const everyFault: readonly NamedFault[] = Object.entries(groups).flatMap(([group, faults]) =>
+  Object.entries(faults).map(([name, run]) => ({ group, name: `${group}:${name}`, run })),
+);
+
+/** What a run can be made with: a group of faults, `all` that need no standby, or one of them by its name. */
+export const kinds: readonly string[] = [
+  'none',
+  'all',
+  ...Object.keys(groups),
+  ...everyFault.map(({ name }) => name),
+];
 
 /** Whether runs with this kind of faults need a standby. */
 export function needsStandby(kind: string): boolean {
-  return kind === 'failover';
+  return ofStandbys.some((group) => kind.startsWith(group));
+}
+
+/** One fault of the kind, or two at once that do not undo each other. */
+export function chooseFaults(kind: string, random: Random): readonly NamedFault[] {
+  const of = everyFault.filter(({ group, name }) =>
+    kind === 'all' ? !ofStandbys.includes(group) : group === kind || name === kind,
+  );
+  const first = random.pick(of);
+  if ((kind !== 'all' && kind !== 'failover') || random.below(3) > 0) return [first];
+  const others = everyFault.filter(
+    ({ group }) => group !== first.group && ![...ofStandbys, 'postgres'].includes(group),
+  );
+  return [first, random.pick(others)];
 }

@@ -7,6 +7,16 @@ import { buildChecker } from './check.ts';
 import { kinds } from './faults.ts';
 import { type Report, run } from './run.ts';
 
+/** The words in lines of one width, below each other in the help. */
+function list(words: readonly string[]): string {
+  const lines = [''];
+  for (const word of words) {
+    if (`${lines.at(-1)} ${word}`.length > 80) lines.push('');
+    lines.push(`${lines.pop()} ${word}`.trim());
+  }
+  return lines.join(`\n${' '.repeat(19)}`);
+}
+
 const help = `Usage: npm run linearizability -- [options]
 
 Runs clients against kvstore servers while things break, and checks with porcupine that what the clients saw is
@@ -14,7 +24,8 @@ linearizable. Every run has a cluster of its own.
 
   --seeds N        how many seeds (default 10)
   --first-seed N   the first of them (default 1); a failed run is repeated with --seeds 1 --first-seed SEED
-  --fault KIND     ${kinds.join(', ')} (default all)
+  --fault KIND     a kind of faults (default all: everything that needs no standby), or one by its name:
+                   ${list(kinds)}
   --faults N       how many faults a run has (default 8)
   --keep DIR       where a failed run leaves its history, pictures and logs (default: a new directory)
   --stop           stop after the first failure

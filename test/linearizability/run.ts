@@ -3,16 +3,16 @@ import { join } from 'node:path';
 import { messageOf } from '../../runtime/errors.ts';
 import { Random } from '../random.ts';
 import { check, type Verdict } from './check.ts';
-import { bucket, Client, Recorder } from './client.ts';
+import { bucket, Client, probeBucket, Recorder } from './client.ts';
 import { startCluster, until } from './cluster.ts';
-import { faultsOf, needsStandby, type Scene } from './faults.ts';
+import { chooseFaults, type NamedFault, needsStandby, type Scene } from './faults.ts';
 import { readAtRest } from './final.ts';
 import { type Operation, writeHistory } from './history.ts';
 import { Keys, work } from './workload.ts';
 
 export interface RunOptions {
   readonly seed: number;
-  /** One of `kinds` (faults.ts). */
+  /** A kind of faults, or one fault by its name (faults.ts). */
   readonly fault: string;
   /** How many faults there are, one after the other or two at once. */
   readonly faults: number;
@@ -30,7 +30,9 @@ export interface Report {
   readonly problems: readonly string[];
 }
 
-const clientCount = 6;
+const clientCount = 7;
+/** Of these. */
+const readers = 2;
 
 /**
  * One run: a cluster, clients that record every operation, faults; then, at rest, reads of every object; and then
@@ -49,12 +51,15 @@ export async function run(options: RunOptions): Promise<Report> {
       { index: { writer: { type: 'string' }, number: { type: 'number' } }, options: { version: 1 } },
       {},
     ]);
+    await cluster.servers[0]?.call('createBucket', [probeBucket, { index: {} }, {}]);
     const clients = Array.from(
       { length: clientCount },
       (_, i) => new Client(recorder, random.fork(i), cluster.servers),
     );
     const ended = new AbortController();
-    const working = clients.map((client, i) => work(client, keys, random.fork(100 + i), ended.signal));
+    const working = clients.map((client, i) =>
+      work(client, keys, random.fork(100 + i), ended.signal, i < readers),
+    );
     try {
       faults.push(...(await inflict({ cluster, clients }, recorder, random.fork(200), options)));
     } finally {
@@ -72,15 +77,17 @@ export async function run(options: RunOptions): Promise<Report> {
   }
 }
 
-/** Lets the clients get on undisturbed for a while before, between and after the faults; that they do is part of the test. */
+/**
+ * Breaks things, one after the other and now and then two at once. Before, between and after, the clients get on
+ * undisturbed for a while; that they do is part of the test.
+ */
 async function inflict(
   scene: Scene,
   recorder: Recorder,
   random: Random,
-  { fault, faults: count, directory }: RunOptions,
+  { fault: kind, faults: count, directory }: RunOptions,
 ): Promise<string[]> {
   const began = performance.now();
-  const choices = faultsOf(fault);
   const done: string[] = [];
   const note = async (line: string) => {
     await appendFile(join(directory, 'faults.log'), `${Math.round(performance.now() - began)} ms ${line}\n`);
@@ -89,15 +96,20 @@ async function inflict(
     const wanted = recorder.answered + 60 + random.below(240);
     await until('clients get on', async () => recorder.answered >= wanted);
   };
-  await undisturbed();
-  for (let i = 0; i < count && choices.length > 0; i++) {
-    const [name, inject] = random.pick(choices);
+  const inject = async ({ name, run: inflicted }: NamedFault, choices: Random) => {
     done.push(`${name}@${Math.round(performance.now() - began)}`);
     await note(`begins: ${name}`);
-    await inject(scene, random.fork(i)).catch((error: unknown) => {
+    await inflicted(scene, choices).catch((error: unknown) => {
       throw new Error(`fault ${name}: ${messageOf(error)}`, { cause: error });
     });
     await note(`ends: ${name}`);
+  };
+  await undisturbed();
+  for (let i = 0; i < count && kind !== 'none'; i++) {
+    const together = await Promise.allSettled(
+      chooseFaults(kind, random).map((fault, n) => inject(fault, random.fork(2 * i + n))),
+    );
+    for (const result of together) if (result.status === 'rejected') throw result.reason;
     await undisturbed();
   }
   return done;

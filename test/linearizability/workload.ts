@@ -39,9 +39,15 @@ export class Keys {
   }
 }
 
-function next(client: Client, key: string, keys: Keys, random: Random): Promise<Operation> {
+function next(
+  client: Client,
+  key: string,
+  keys: Keys,
+  random: Random,
+  readsOnly: boolean,
+): Promise<Operation> {
   const etag = keys.etagOf(key) ?? '00000000';
-  const choice = random.below(100);
+  const choice = readsOnly ? 0 : random.below(100);
   if (choice < 35) return client.get(key);
   if (choice < 55) return client.put(key, { check: 'any' });
   if (choice < 77) return client.put(key, { check: 'etag', want: etag });
@@ -50,10 +56,19 @@ function next(client: Client, key: string, keys: Keys, random: Random): Promise<
   return client.delete(key, { check: 'etag', want: etag });
 }
 
-/** One client's share of the work: one operation after the other, with pauses of 0 to 8 ms, until `signal`. */
-export async function work(client: Client, keys: Keys, random: Random, signal: AbortSignal): Promise<void> {
+/**
+ * One client's share of the work: one operation after the other, with pauses of 0 to 8 ms, until `signal`.
+ * @param readsOnly no writes: where these hang, reads may still be answered, and must not be from the past
+ */
+export async function work(
+  client: Client,
+  keys: Keys,
+  random: Random,
+  signal: AbortSignal,
+  readsOnly: boolean,
+): Promise<void> {
   while (!signal.aborted) {
-    const operation = await next(client, keys.pick(random), keys, random);
+    const operation = await next(client, keys.pick(random), keys, random, readsOnly);
     keys.ended(operation);
     await sleep(random.below(8) + (operation.outcome === 'failed' ? 20 : 0));
   }

@@ -1,0 +1,27 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { checkerAvailable } from './check.ts';
+import { run } from './run.ts';
+
+const available = await checkerAvailable();
+
+describe.skipIf(!available)('what clients see is linearizable', () => {
+  test.each([
+    { fault: 'server', seed: 1, faults: 3 },
+    { fault: 'network', seed: 1, faults: 4 },
+    { fault: 'postgres', seed: 1, faults: 3 },
+    { fault: 'all', seed: 7, faults: 4 },
+    { fault: 'failover:kill', seed: 1, faults: 1 },
+  ])('with $faults faults of $fault, seed $seed', { timeout: 240_000 }, async ({ fault, seed, faults }) => {
+    const directory = await mkdtemp(join(tmpdir(), 'conger-linearizability-'));
+    const where = `seed ${seed}; history, pictures and logs: ${directory}`;
+    const report = await run({ seed, fault, faults, directory }).catch((error: unknown) => {
+      throw new Error(where, { cause: error });
+    });
+    expect(report.problems, where).toEqual([]);
+    expect(report.faults.length).toBeGreaterThanOrEqual(faults);
+    await rm(directory, { recursive: true });
+  });
+});
