@@ -8,6 +8,7 @@ import {
   isBucketName,
   partOf,
   registryTable,
+  schemaName,
   tableOf,
 } from './identifiers.ts';
 import { type IndexTypeInfo, indexTypeInfo } from './index-types.ts';
@@ -47,6 +48,11 @@ export interface Bucket {
   readonly partition: string | undefined;
   /** Whether its objects have a `_txn_snap`, which grows in the order of their commits. */
   readonly ordered: boolean;
+  /**
+   * Whether there is a column `_idx`, which has the ids of the objects whose `_id` is NULL: the way of Moray's operators
+   * out of 32-bit ids, which buckets made by old Morays have.
+   */
+  readonly extendedId: boolean;
   /** Undefined where there are none, which is nearly everywhere. */
   readonly hooks: HookSources | undefined;
 }
@@ -64,11 +70,15 @@ export interface RegistryRow {
   /** The change that is under way, and how the last one ended. */
   readonly change: string | null;
   readonly ended: string | null;
+  /** Whether the table has the column `_idx`. */
+  readonly extended: boolean;
 }
 
 /** Answers RegistryRows. Names its columns: it is prepared, and a later version may add some. */
 export const registrySelect = `
-  SELECT r.name, r.index, r.pre, r.post, r.options, r.mtime, r.reindex_active, r.generation, c.change, c.ended
+  SELECT r.name, r.index, r.pre, r.post, r.options, r.mtime, r.reindex_active, r.generation, c.change, c.ended,
+    EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('${schemaName}.' || quote_ident(r.name))
+      AND attname = '_idx' AND NOT attisdropped) AS extended
   FROM ${registryTable} r LEFT JOIN ${changesTable} c ON c.name = r.name`;
 
 /** A bucket's configuration, as a client sends it and after validation. */
@@ -175,9 +185,15 @@ export function bucketOf(row: RegistryRow): Bucket {
     tracked: Object.keys(active).length > 0,
     feed: config.options.feed !== false,
     partition: config.options.partition,
+    extendedId: row.extended,
     ordered: config.options.guaranteeOrder === true,
     hooks: config.hooks.pre.length + config.hooks.post.length > 0 ? config.hooks : undefined,
   };
+}
+
+/** SQL of an object's id. */
+export function idOf(bucket: Bucket): string {
+  return bucket.extendedId ? 'coalesce(_id, _idx)' : '_id';
 }
 
 /** @throws InvalidBucketNameError, InvalidBucketConfigError */

@@ -60,7 +60,7 @@ function compose(bucket: Bucket, filter: Filter, options: CallOptions): Query {
     SELECT h.*, r.* FROM (
       SELECT EXISTS (SELECT FROM ${registryTable} WHERE name = ${name} AND generation = ${generation}) AS fresh,
         ${countText === undefined ? 'NULL' : `(${countText})`} AS count, ${snapshot}
-    ) h LEFT JOIN (SELECT ${objectColumns} ${from} ${search.tail}) r ON h.fresh`;
+    ) h LEFT JOIN (SELECT ${objectColumns(bucket)} ${from} ${search.tail}) r ON h.fresh`;
   return { text, values: parameters.values, countText, search };
 }
 

@@ -4,7 +4,7 @@ import type { HookChains, HookDatabase, HookRequest, NamedHook } from '../hooks/
 import { HookFailed, runHooks } from '../hooks/run.ts';
 import type { BatchRequest, CallOptions } from './arguments.ts';
 import { encodeRequest, operationOf, optionsOf } from './batch-plan.ts';
-import type { Bucket } from './bucket.ts';
+import { type Bucket, idOf } from './bucket.ts';
 import { isConnectionLoss } from './database.ts';
 import { isRace } from './retry.ts';
 import type { Store } from './store.ts';
@@ -155,7 +155,7 @@ async function run(client: pg.PoolClient, hooks: readonly NamedHook[], request: 
 
 async function lockedId(client: pg.PoolClient, bucket: Bucket, key: string): Promise<number | undefined> {
   const { rows } = await client.query<{ _id: string }>(
-    `SELECT _id FROM ${bucket.table} WHERE _key = $1 FOR UPDATE`,
+    `SELECT ${idOf(bucket)} AS _id FROM ${bucket.table} WHERE _key = $1 FOR UPDATE`,
     [key],
   );
   return rows[0] === undefined ? undefined : Number(rows[0]._id);

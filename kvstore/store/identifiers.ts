@@ -74,3 +74,12 @@ export function partOf(bucket: string, part: string): string {
   const digest = createHash('sha256').update(full).digest('hex').slice(0, 16);
   return `${full.slice(0, maxIdentifier - digest.length - 1)}.${digest}`;
 }
+
+/**
+ * The sequence of a bucket's ids, by Moray's name for it: those who look after large buckets know it. It shares a
+ * namespace with the buckets, so there cannot be a bucket `b_serial` beside a bucket `b`.
+ */
+export function sequenceOf(bucket: string): string {
+  const name = `${bucket}_serial`;
+  return `${schemaName}.${quote(name.length <= maxIdentifier ? name : partOf(bucket, 'serial'))}`;
+}

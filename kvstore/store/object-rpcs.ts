@@ -44,8 +44,8 @@ export function objectRpcs(store: Store): RpcTable {
       const found = await withBucket(registry, name, options.noBucketCache === true, (bucket) => {
         const read = async (client: pg.PoolClient) => {
           const { rows } = await client.query<ObjectRow>({
-            name: `get.${bucket.generation}`,
-            text: `SELECT ${objectColumns} FROM ${bucket.table} WHERE _key = $1`,
+            name: `get.${bucket.generation}${bucket.extendedId ? '.x' : ''}`,
+            text: `SELECT ${objectColumns(bucket)} FROM ${bucket.table} WHERE _key = $1`,
             values: [key],
             rowMode: 'array',
           });

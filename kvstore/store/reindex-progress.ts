@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import type { Bucket } from './bucket.ts';
+import { type Bucket, idOf } from './bucket.ts';
 import { reindexTable, tableOf } from './identifiers.ts';
 
 /**
@@ -23,6 +23,7 @@ const exactUpTo = 1_000;
 
 /** How far the bucket is; the first call after a change starts from nothing. */
 export async function openProgress(client: pg.PoolClient, bucket: Bucket): Promise<Progress> {
+  const id = idOf(bucket);
   const columns = 'first::text, low::text, bound::text, objects::text';
   const read = await client.query<Record<string, string>>(
     `SELECT ${columns} FROM ${reindexTable} WHERE name = $1 AND version = $2`,
@@ -34,7 +35,7 @@ export async function openProgress(client: pg.PoolClient, bucket: Bucket): Promi
       await client.query<Record<string, string>>(
         `INSERT INTO ${reindexTable} AS r (name, version, first, low, bound, objects)
          SELECT $1, $2, e.first, e.first, e.bound, greatest(c.reltuples, 0)
-         FROM (SELECT coalesce(min(_id), 1) - 1 AS first, coalesce(max(_id), 0) AS bound FROM ${bucket.table}) e,
+         FROM (SELECT coalesce(min(${id}), 1) - 1 AS first, coalesce(max(${id}), 0) AS bound FROM ${bucket.table}) e,
            pg_class c WHERE c.oid = $3::regclass
          ON CONFLICT (name) DO UPDATE SET version = excluded.version, first = excluded.first,
            low = CASE WHEN r.version = excluded.version THEN r.low ELSE excluded.low END,
@@ -53,8 +54,10 @@ export async function advance(
   bucket: Bucket,
   progress: Progress,
 ): Promise<Progress | undefined> {
+  const id = idOf(bucket);
   const { rows } = await client.query<{ id: string }>(
-    `SELECT _id::text AS id FROM ${bucket.table} WHERE ${undone} AND _id > $2 AND _id <= $3 ORDER BY _id LIMIT 1`,
+    `SELECT (${id})::text AS id FROM ${bucket.table} WHERE ${undone} AND ${id} > $2 AND ${id} <= $3
+     ORDER BY ${id} LIMIT 1`,
     [bucket.version, progress.low, progress.bound],
   );
   return rows[0] === undefined ? undefined : { ...progress, low: BigInt(rows[0].id) - 1n };
@@ -72,9 +75,11 @@ export async function saveProgress(client: pg.PoolClient, bucket: Bucket, progre
 /** How many objects are not done: exact up to a thousand, else by how far it is. */
 export async function remaining(client: pg.PoolClient, bucket: Bucket, progress: Progress): Promise<number> {
   const { first, low, bound, objects } = progress;
+  const id = idOf(bucket);
   const { rows } = await client.query<{ count: number }>(
     `SELECT count(*)::integer AS count FROM (
-       SELECT FROM ${bucket.table} WHERE ${undone} AND _id > $2 AND _id <= $3 ORDER BY _id LIMIT ${exactUpTo + 1}) n`,
+       SELECT FROM ${bucket.table} WHERE ${undone} AND ${id} > $2 AND ${id} <= $3 ORDER BY ${id}
+       LIMIT ${exactUpTo + 1}) n`,
     [bucket.version, low, bound],
   );
   const count = rows[0]?.count ?? 0;

@@ -2,7 +2,7 @@ import type pg from 'pg';
 import { CongerError } from '../../runtime/errors.ts';
 import type { RpcTable } from '../rpc.ts';
 import { parseArguments } from './arguments.ts';
-import type { Bucket } from './bucket.ts';
+import { type Bucket, idOf } from './bucket.ts';
 import { ring } from './bucket-bell.ts';
 import { reading, transaction } from './database.ts';
 import { quote, registryTable, reindexTable, schemaName } from './identifiers.ts';
@@ -55,11 +55,12 @@ async function fill(
   { low, bound }: Progress,
   { count, lock }: Chunk,
 ): Promise<number> {
+  const id = idOf(bucket);
   const { rows } = await client.query<Outdated>(
     `SELECT _key, _value FROM ${bucket.table}
-     WHERE ${undone} AND _id > $2 AND _id <= $3
+     WHERE ${undone} AND ${id} > $2 AND ${id} <= $3
        AND EXISTS (SELECT FROM ${registryTable} WHERE name = $4 AND generation = $5)
-     ORDER BY _id LIMIT $6 FOR NO KEY UPDATE ${lock}`,
+     ORDER BY ${id} LIMIT $6 FOR NO KEY UPDATE ${lock}`,
     [bucket.version, low, bound, bucket.name, bucket.generation, count],
   );
   if (rows.length === 0) return 0;

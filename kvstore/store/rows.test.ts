@@ -39,8 +39,15 @@ describe('the JSON of a row is that of its object', () => {
     expect(objectJson('bucket', stored, 1)).toBe(JSON.stringify(objectOf('bucket', stored, 1)));
   });
 
-  test('bigints that no number holds are read as the same number', () => {
-    const stored: ObjectRow = ['k', '{}', 'E', '9007199254740993', '9223372036854775807', '7'];
+  test.each(['9007199254740992', '9223372036854775807', null])('an _id of %s is refused', (id) => {
+    const stored = ['k', '{}', 'E', id, '1', '7'] as ObjectRow;
+    for (const read of [objectJson, objectOf]) {
+      expect(() => read('b', stored, null)).toThrow(`b::k has an invalid _id: ${id}`);
+    }
+  });
+
+  test('numbers are read as the same', () => {
+    const stored: ObjectRow = ['k', '{}', 'E', '9007199254740991', '9223372036854775807', '7'];
     expect(JSON.parse(objectJson('b', stored, null))).toEqual(objectOf('b', stored, null));
   });
 

@@ -1,5 +1,10 @@
+import { CongerError } from '../../runtime/errors.ts';
+import { type Bucket, idOf } from './bucket.ts';
+
 /** The columns that make up an object, in the order in which rows come. */
-export const objectColumns = '_key, _value, _etag, _id, _mtime, _txn_snap';
+export function objectColumns(bucket: Bucket): string {
+  return `_key, _value, _etag, ${idOf(bucket)} AS _id, _mtime, _txn_snap`;
+}
 
 /** Numbers come as text. */
 export type ObjectRow = [
@@ -24,8 +29,18 @@ export interface StoredObject {
   readonly _count: number | null;
 }
 
+/** @throws InternalError where it is none, or one that JavaScript cannot hold */
+function checkId(bucket: string, key: string, id: string | null): void {
+  if (id !== null && (id.length <= 15 || Number.isSafeInteger(Number(id)))) return;
+  throw new CongerError('InternalError', `${bucket}::${key} has an invalid _id: ${id}`, {
+    context: { bucket, key },
+  });
+}
+
+/** @throws InternalError where its id is invalid */
 export function objectOf(bucket: string, row: ObjectRow, count: number | null): StoredObject {
   const [key, value, etag, id, mtime, txnSnap] = row;
+  checkId(bucket, key, id);
   return {
     bucket,
     key,
@@ -44,6 +59,7 @@ export function objectOf(bucket: string, row: ObjectRow, count: number | null): 
  */
 export function objectJson(bucket: string, row: ObjectRow, count: number | null | undefined): string {
   const [key, value, etag, id, mtime, txnSnap] = row;
+  checkId(bucket, key, id);
   return `{"bucket":${quoted(bucket)},"key":${quoted(key)},"value":${value},"_id":${id},"_etag":${quoted(etag)},"_mtime":${mtime},"_txn_snap":${txnSnap}${count === undefined ? '' : `,"_count":${count}`}}`;
 }
 

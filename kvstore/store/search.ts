@@ -1,6 +1,6 @@
 import { CongerError } from '../../runtime/errors.ts';
 import type { CallOptions } from './arguments.ts';
-import type { Bucket } from './bucket.ts';
+import { type Bucket, idOf } from './bucket.ts';
 import { invalidQuery, notIndexed } from './errors.ts';
 import type { Filter } from './filter/ast.ts';
 import {
@@ -53,7 +53,8 @@ function orderBy(bucket: Bucket, sort: CallOptions['sort']): string {
     if (column === undefined && !isInternal(attribute) && attribute !== '_vnode') {
       throw invalidQuery(attribute, new Error('it is no field to sort by'));
     }
-    return [`${quote(attribute)} ${order?.toUpperCase() === 'DESC' ? 'DESC' : 'ASC'}`];
+    const sql = attribute === '_id' ? idOf(bucket) : quote(attribute);
+    return [`${sql} ${order?.toUpperCase() === 'DESC' ? 'DESC' : 'ASC'}`];
   });
   return terms.length === 0 ? '' : `ORDER BY ${terms.join(', ')}`;
 }

@@ -4,8 +4,10 @@ import { runHooks } from '../hooks/run.ts';
 import type { CallOptions } from './arguments.ts';
 import { Batch } from './batch.ts';
 import type { Bucket } from './bucket.ts';
+import { reading } from './database.ts';
 import { leftToWrite, type Put, requestOf } from './hooked-write.ts';
 import { givenUp, maxAttempts, StaleBucket } from './retry.ts';
+import { type ObjectRow, objectColumns, objectOf } from './rows.ts';
 import { deleteCheck, originOf, putCheck, type Store } from './store.ts';
 import { encodeDelete, encodePut, type Write } from './write.ts';
 
@@ -95,11 +97,24 @@ export function putOne(
   });
 }
 
+/** As in Moray, which reads what it deletes: an object of an invalid id is damaged, and is to be looked into first. */
+async function checkReadable(store: Store, bucket: Bucket, key: string): Promise<void> {
+  const { rows } = await reading(store.database.readers, (client) =>
+    client.query<ObjectRow>({
+      text: `SELECT ${objectColumns(bucket)} FROM ${bucket.table} WHERE _key = $1`,
+      values: [key],
+      rowMode: 'array',
+    }),
+  );
+  if (rows[0] !== undefined) objectOf(bucket.name, rows[0], null);
+}
+
 export function deleteOne(store: Store, name: string, key: string, options: CallOptions): Promise<void> {
   const etag = options.etag || options._etag;
   const origin = originOf(options);
   return again(async () => {
     const bucket = await store.registry.get(name);
+    if (bucket.extendedId) await checkReadable(store, bucket, key);
     const chains = bucket.hooks && store.hooks.chainsOf(name, bucket.hooks);
     if (options.timeout || chains?.post.length) {
       const request = { operation: 'delete' as const, bucket: name, key, options: etag ? { etag } : {} };

@@ -50,11 +50,22 @@ export function writeError(error: unknown, bucket: Bucket, write?: Write): unkno
   }
   const tooLong = indexLimit(answer, bucket, write);
   if (tooLong !== undefined) return tooLong;
+  if (isOutOfIds(answer)) {
+    return new CongerError('InternalError', `${bucket.name} has no ids left: ${answer.message}`, {
+      context: { bucket: bucket.name },
+      cause: error,
+    });
+  }
   if (answer.code?.startsWith('22') && answer.code !== '22021') {
     const column = bucket.columns.find((c) => answer.message.includes(c.info.pg));
     return invalidIndexType(column?.field ?? '', column?.type ?? 'unknown', error);
   }
   return queryError(error);
+}
+
+/** The sequence is at its end; or the column is, where it has 32 bits, as no field's has. */
+function isOutOfIds({ code, message }: pg.DatabaseError): boolean {
+  return code === '2200H' || (code === '22003' && message === 'integer out of range');
 }
 
 /**

@@ -23,6 +23,7 @@ export const bucket: Bucket = bucketOf({
   generation: '1',
   change: null,
   ended: null,
+  extended: false,
 });
 
 /** Values of each type, those that are equal in two forms and those at the ends among them. */

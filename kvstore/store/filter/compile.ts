@@ -162,7 +162,9 @@ class Compiler {
 
   #internal(leaf: Leaf, scalar: ScalarType, pg: string): string {
     const info = { ...indexTypeInfo(scalar), pg };
-    return this.#condition(leaf, leaf.attribute, info);
+    const columns = leaf.attribute === '_id' && this.#bucket.extendedId ? ['_id', '_idx'] : [leaf.attribute];
+    const conditions = columns.map((name) => this.#condition(leaf, name, info));
+    return conditions.length === 1 ? conditions.join() : `(${conditions.join(' OR ')})`;
   }
 
   #column(leaf: Leaf, column: Column): string {

@@ -28,6 +28,7 @@ const bucket = bucketOf({
   generation: '7',
   change: null,
   ended: null,
+  extended: false,
 });
 
 function compile(text: string) {
