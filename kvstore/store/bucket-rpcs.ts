@@ -29,6 +29,10 @@ function validConfig(hooks: Hooks, name: string, given: unknown): ValidConfig {
     throw new CongerError('InvalidBucketConfigError', describeIssues(parsed.error, 'bucket', given));
   }
   const { index, options, pre, post } = parsed.data;
+  // zod leaves out a property of this name.
+  if (Object.hasOwn(Object(Reflect.get(Object(given), 'index')), '__proto__')) {
+    throw new CongerError('InvalidBucketConfigError', 'invalid index name "__proto__"');
+  }
   if ('trackModification' in options) {
     throw new CongerError('InvalidBucketConfigError', '"trackModification" is no longer supported');
   }
