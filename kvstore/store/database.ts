@@ -102,7 +102,8 @@ export function openDatabase(postgres: string, poolSize: number, log: Logger): D
       'enable_seqscan=off',
       'enable_nestloop=off',
     ]),
-    readers: open('primary', readers),
+    // A plan that was made while a bucket was small is used on as it grows, for a while.
+    readers: open('primary', readers, ['enable_seqscan=off']),
     builders: open(
       'primary',
       builderConnections,

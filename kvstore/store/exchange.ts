@@ -174,6 +174,11 @@ export function exchange(client: pg.PoolClient, ...statements: readonly Statemen
   });
 }
 
+/** Limits each statement after it in the same exchange, and no other. */
+export function timeLimit(ms: number): Statement {
+  return { text: `SELECT set_config('statement_timeout', $1, true)`, values: [String(ms)] };
+}
+
 /** Rows that are handed over at a time. */
 const rowsPerPage = 200;
 

@@ -2,7 +2,7 @@ import type { RpcCall, RpcTable } from '../rpc.ts';
 import { type CallOptions, parseArguments } from './arguments.ts';
 import type { Bucket } from './bucket.ts';
 import { reading } from './database.ts';
-import { exchangePages, type Statement, type TextRow } from './exchange.ts';
+import { exchangePages, type TextRow, timeLimit } from './exchange.ts';
 import type { Filter } from './filter/ast.ts';
 import { Parameters, typeOf } from './filter/compile.ts';
 import { matches } from './filter/match.ts';
@@ -74,11 +74,6 @@ function searchable(row: ObjectRow): Record<string, unknown> {
 function headerOf(bucket: Bucket, [fresh, count, snapshot, lsn]: TextRow): Header {
   if (fresh !== 't') throw new StaleBucket(bucket);
   return { count: count == null ? null : Number(count), snapshot, lsn };
-}
-
-/** Ends with the transaction, as the exchange's one. */
-function timeLimit(ms: number): Statement {
-  return { text: `SELECT set_config('statement_timeout', $1, true)`, values: [String(ms)] };
 }
 
 /** Whether it may answer more than an ordinary find. */

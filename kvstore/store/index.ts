@@ -8,6 +8,7 @@ import { bucketRpcs } from './bucket-rpcs.ts';
 import { openDatabase } from './database.ts';
 import { findRpcs } from './find.ts';
 import { GroupCommit } from './group-commit.ts';
+import { GroupRead } from './group-read.ts';
 import { IndexBuilder } from './index-builder.ts';
 import { listenRpcs } from './listen-rpcs.ts';
 import { manyRpcs } from './many.ts';
@@ -58,6 +59,7 @@ export async function createStore(options: StoreOptions): Promise<OpenStore> {
   const registry = new Registry(database.readers);
   const maxGroups = Math.max(2, database.writers.max - 1);
   const group = new GroupCommit(database, registry, maxGroups);
+  const reads = new GroupRead(database);
   const hooks = new Hooks(options.hooks ?? new Map(), sql);
   const bell = new BucketBell(new Notifications(database.finder), log);
   const builder = new IndexBuilder(database.builders, log);
@@ -66,7 +68,7 @@ export async function createStore(options: StoreOptions): Promise<OpenStore> {
     builder.wake();
   });
   bell.open();
-  const store: Store = { database, registry, bell, group, hooks, log };
+  const store: Store = { database, registry, bell, group, reads, hooks, log };
   const listening = listenRpcs(store);
   return {
     rpcs: {

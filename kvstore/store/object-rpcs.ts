@@ -1,19 +1,17 @@
-import type pg from 'pg';
 import type { RpcTable } from '../rpc.ts';
 import { parseArguments } from './arguments.ts';
-import { reading, transaction } from './database.ts';
 import { objectNotFound } from './errors.ts';
 import { withBucket } from './retry.ts';
-import { type ObjectRow, objectColumns, objectJson } from './rows.ts';
+import { objectJson } from './rows.ts';
 import { deleteOne, putOne } from './single-writes.ts';
 import { queryError } from './sql-errors.ts';
-import { limitStatements, type Store } from './store.ts';
+import type { Store } from './store.ts';
 
 const handledByGet = ['noBucketCache', 'noCache', 'req_id', 'requireOnlineReindexing', 'timeout'];
 
 /** putObject, getObject, delObject. */
 export function objectRpcs(store: Store): RpcTable {
-  const { database, registry } = store;
+  const { registry, reads } = store;
   return {
     async putObject({ args, send }) {
       const [name, key, value, options] = parseArguments('putObject', args, [
@@ -41,23 +39,9 @@ export function objectRpcs(store: Store): RpcTable {
         ['key', 'string'],
         ['options', 'options'],
       ]);
-      const found = await withBucket(registry, name, options.noBucketCache === true, (bucket) => {
-        const read = async (client: pg.PoolClient) => {
-          const { rows } = await client.query<ObjectRow>({
-            name: `get.${bucket.generation}${bucket.extendedId ? '.x' : ''}`,
-            text: `SELECT ${objectColumns(bucket)} FROM ${bucket.table} WHERE _key = $1`,
-            values: [key],
-            rowMode: 'array',
-          });
-          return rows[0];
-        };
-        const { timeout } = options;
-        if (!timeout) return reading(database.readers, read);
-        return transaction(database.readers, async (client) => {
-          await limitStatements(client, timeout);
-          return read(client);
-        });
-      }).catch((error: unknown) => {
+      const found = await withBucket(registry, name, options.noBucketCache === true, (bucket) =>
+        reads.get(bucket, key, options.timeout),
+      ).catch((error: unknown) => {
         throw queryError(error);
       });
       if (options.internalOpts?.sendHandledOptions) await send([{ _handledOptions: handledByGet }]);

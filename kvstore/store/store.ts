@@ -5,6 +5,7 @@ import type { CallOptions } from './arguments.ts';
 import type { BucketBell } from './bucket-bell.ts';
 import type { Database } from './database.ts';
 import type { GroupCommit } from './group-commit.ts';
+import type { GroupRead } from './group-read.ts';
 import type { Registry } from './registry.ts';
 import { anyObject, type Check, type Origin } from './write.ts';
 
@@ -14,6 +15,7 @@ export interface Store {
   readonly registry: Registry;
   readonly bell: BucketBell;
   readonly group: GroupCommit;
+  readonly reads: GroupRead;
   readonly hooks: Hooks;
   readonly log: Logger;
 }
