@@ -151,6 +151,22 @@ describe('ensureBucket', () => {
     expect(found.objects).toHaveLength(100);
   });
 
+  test('hooks, and their errors', async () => {
+    const post = [
+      'function refuse(req, cb) { var e = new Error("no"); e.name = "Refused"; cb(req.value.bad && e); }',
+    ];
+    const pre = ['function mark(req, cb) { req.value.marked = true; cb(); }'];
+    await kv.ensureBucket('hooked', { index: {}, pre });
+    await kv.put('hooked', 'k', {});
+    expect((await kv.get('hooked', 'k')).value).toEqual({ marked: true });
+    await kv.ensureBucket('hooked', { index: {}, pre, post });
+    await expect(kv.put('hooked', 'k', { bad: true })).rejects.toMatchObject({
+      code: 'HookFailedError',
+      message: 'Refused: no',
+      context: { name: 'Refused', hook: 'refuse', bucket: 'hooked' },
+    });
+  });
+
   test('an older version of a service leaves the newer bucket alone', async () => {
     const newer = { index: { ...config.index, more: { type: 'number' } }, options: { version: 7 } } as const;
     await kv.ensureBucket('rolled', newer);

@@ -35,6 +35,9 @@ export interface BucketOptions {
 
 export interface BucketConfig {
   readonly index: Readonly<Record<string, IndexDefinition>>;
+  /** Names of hooks that the servers have registered: those that run before a put, and after a put or delete. */
+  readonly pre?: readonly string[];
+  readonly post?: readonly string[];
   readonly options?: BucketOptions;
 }
 

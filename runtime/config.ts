@@ -56,7 +56,12 @@ export const options = {
     count,
     'connections that a kvstore server keeps to PostgreSQL',
   ),
-  sql: option('CONGER_SQL', 'false', flag, "whether kvstore answers Moray's `sql` call"),
+  sql: option(
+    'CONGER_SQL',
+    'false',
+    flag,
+    "whether kvstore trusts its clients: answers Moray's `sql` call, and runs hooks that they send",
+  ),
   hooks: option('CONGER_HOOKS', '', list, 'modules of hooks for kvstore, paths, comma-separated'),
   kvstore: option('CONGER_KVSTORE', 'tcp://127.0.0.1:2020', list, 'kvstore servers, comma-separated'),
   kafka: option(

@@ -15,6 +15,8 @@ const json = z.string().transform((text, context): unknown => {
 });
 const bucketSchema = z.object({
   index: json,
+  pre: json,
+  post: json,
   options: json.pipe(
     z.object({
       version: z.number().optional(),
@@ -85,7 +87,8 @@ async function write(
   name: string,
   config: BucketConfig,
 ): Promise<void> {
-  const wire = { index: config.index, pre: [], post: [], options: config.options ?? {} };
+  const { index, pre = [], post = [], options: own = {} } = config;
+  const wire = { index, pre, post, options: own };
   await caller.call({ rpc, args: (options) => [name, wire, options] });
 }
 
@@ -107,6 +110,7 @@ function needsUpdate(current: Bucket, config: BucketConfig): boolean {
   if (have !== 0) return false;
   return (
     !isDeepStrictEqual(current.index, config.index) ||
+    !isDeepStrictEqual([current.pre, current.post], [config.pre ?? [], config.post ?? []]) ||
     partition !== want.partition ||
     feed !== (want.feed ?? true)
   );

@@ -26,16 +26,18 @@ function fastError(message: string, info: Readonly<Record<string, unknown>>): Wi
   return { name: 'FastError', message, context: {}, info };
 }
 
-/** The error as this side knows it; a name that the registry lacks becomes InternalError and is kept in the context. */
+/**
+ * The error as this side knows it. A name that the registry lacks becomes InternalError, or HookFailedError where a hook
+ * gave it, and is kept in the context.
+ */
 export function fromWire(wire: WireError): CongerError {
   const context = { ...record(wire.info), ...record(wire.context) };
   if (isErrorCode(wire.name)) return new CongerError(wire.name, wire.message, { context });
   if (wire.name === 'FastError' && context.fastReason === 'bad_method') {
     return new CongerError('UnsupportedError', wire.message, { context });
   }
-  return new CongerError('InternalError', `${wire.name}: ${wire.message}`, {
-    context: { ...context, name: wire.name },
-  });
+  const code = typeof context.hook === 'string' ? 'HookFailedError' : 'InternalError';
+  return new CongerError(code, `${wire.name}: ${wire.message}`, { context: { ...context, name: wire.name } });
 }
 
 function isErrorCode(name: string): name is ErrorCode {
