@@ -14,7 +14,7 @@ import { setReindexLeft } from './store-metrics.ts';
 import { encodeField, TypeMismatch } from './values.ts';
 
 /** Objects that one transaction locks, whatever a client asks for: their writers wait for it. */
-const rowsPerTransaction = 100;
+const rowsPerTransaction = 200;
 
 interface Outdated {
   readonly _key: string;
