@@ -12,7 +12,7 @@ import {
 } from '../test/fixtures/kvstore.ts';
 import { startPostgres, type TestPostgres } from '../test/fixtures/postgres.ts';
 import { createKv } from './client.ts';
-import type { BucketConfig, Kv } from './types.ts';
+import type { BucketConfig, Kv, Reindexed } from './types.ts';
 
 const log = silentLogger();
 const bucket = 'client';
@@ -143,9 +143,15 @@ describe('ensureBucket', () => {
     await kv.ensureBucket('grown', before);
     await Promise.all(Array.from({ length: 1100 }, (_, i) => kv.put('grown', `k${i}`, { num: i % 11 })));
     const others = Array.from({ length: 3 }, () => openKv([kvstore.url]));
+    const progress = others.map((): Reindexed[] => []);
     await Promise.all(
-      others.map((each) => each.ensureBucket('grown', { ...config, options: { version: 2 } })),
+      others.map((each, i) =>
+        each.ensureBucket('grown', { ...config, options: { version: 2 } }, (told) => progress[i]?.push(told)),
+      ),
     );
+    const last = progress.flatMap((told) => told.slice(-1));
+    expect(last.reduce((sum, { processed }) => sum + processed, 0)).toBe(1100);
+    expect(last).toContainEqual({ bucket: 'grown', processed: expect.any(Number), remaining: 0 });
     const found = await kv.find('grown', '(num=7)', { requireIndexes: true });
     expect(found.count).toBe(100);
     expect(found.objects).toHaveLength(100);

@@ -5,7 +5,7 @@ import { ensureBucket } from './client/buckets.ts';
 import { Caller } from './client/caller.ts';
 import { Objects } from './client/objects.ts';
 import { Servers } from './client/servers.ts';
-import type { Kv } from './types.ts';
+import type { Kv, OnReindexed } from './types.ts';
 
 export interface KvOptions {
   /** `tcp://address:port` of every kvstore server. */
@@ -16,6 +16,7 @@ export interface KvOptions {
 }
 
 const pingMs = 5_000;
+const reindexLogMs = 5_000;
 const closeMs = 2_000;
 
 /** The client of the KV tier. It connects by itself; calls wait for a connection up to the deadline. */
@@ -38,7 +39,14 @@ export function createKv(options: KvOptions): Kv {
   };
 
   return {
-    ensureBucket: (name, config) => run(() => ensureBucket(caller, name, config)),
+    ensureBucket: (name, config, onReindexed) =>
+      run(() => {
+        const log = reindexLog(options.log);
+        return ensureBucket(caller, name, config, (progress) => {
+          log(progress);
+          onReindexed?.(progress);
+        });
+      }),
     get: (bucket, key) => run(() => objects.get(bucket, key)),
     tryGet: (bucket, key) => run(() => objects.tryGet(bucket, key)),
     put: (bucket, key, value, opts) => run(() => objects.put(bucket, key, value, opts)),
@@ -55,5 +63,15 @@ export function createKv(options: KvOptions): Kv {
       await Promise.race([Promise.allSettled(running), delay(closeMs, undefined, { ref: false })]);
       await servers.close();
     },
+  };
+}
+
+/** Says how far a reindexing is, every few seconds. */
+function reindexLog(log: Logger): OnReindexed {
+  let next = 0;
+  return (progress) => {
+    if (performance.now() < next) return;
+    next = performance.now() + reindexLogMs;
+    log.info({ ...progress }, 'reindexing a bucket');
   };
 }

@@ -41,6 +41,17 @@ export interface BucketConfig {
   readonly options?: BucketOptions;
 }
 
+/** How far a bucket's reindexing is. */
+export interface Reindexed {
+  readonly bucket: string;
+  /** Objects that this call has reindexed so far; other callers may help. */
+  readonly processed: number;
+  /** Objects that are left: exact below a thousand, else an estimate. */
+  readonly remaining: number;
+}
+
+export type OnReindexed = (progress: Reindexed) => void;
+
 /** An object as it is read. `_mtime` is in milliseconds since 1970; `_etag` changes with every different value. */
 export interface KvObject<V> {
   readonly bucket: string;
@@ -109,8 +120,12 @@ export interface BatchResult {
  * into the change that it causes.
  */
 export interface Kv {
-  /** Creates the bucket, or brings an older version up to this one. */
-  ensureBucket(name: string, config: BucketConfig): Promise<void>;
+  /**
+   * Creates the bucket, or brings an older version up to this one. Its indexes hold every object when this resolves;
+   * `onReindexed` is told after each part that had to be reindexed for it.
+   * @throws UniqueAttributeError where an index cannot be unique: the bucket then stays as it was
+   */
+  ensureBucket(name: string, config: BucketConfig, onReindexed?: OnReindexed): Promise<void>;
   /** @throws ObjectNotFoundError */
   get<V>(bucket: string, key: string): Promise<KvObject<V>>;
   /** The object, or undefined where there is none. */

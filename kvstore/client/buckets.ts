@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { CongerError, isCongerError } from '../../runtime/errors.ts';
-import type { BucketConfig } from '../types.ts';
+import type { BucketConfig, OnReindexed } from '../types.ts';
 import type { Caller } from './caller.ts';
 import { checkBucketName } from './checks.ts';
 
@@ -27,7 +27,7 @@ const bucketSchema = z.object({
   /** Fields whose index does not hold every object yet, by the version that brought them. */
   reindex_active: json.pipe(z.record(z.string(), z.unknown()).nullable()).nullish(),
 });
-const reindexSchema = z.object({ processed: z.number() });
+const reindexSchema = z.object({ processed: z.number(), remaining: z.number().default(0) });
 
 /** Objects that one call of a reindexing goes over. */
 const reindexChunk = 500;
@@ -40,7 +40,12 @@ const tries = 8;
  * in any order. Where neither side has a version, a differing configuration is brought in line. New indexes hold
  * every object when this resolves.
  */
-export async function ensureBucket(caller: Caller, name: string, config: BucketConfig): Promise<void> {
+export async function ensureBucket(
+  caller: Caller,
+  name: string,
+  config: BucketConfig,
+  onReindexed: OnReindexed,
+): Promise<void> {
   checkBucketName(name);
   let conflict: unknown;
   for (let attempt = 0; attempt < tries; attempt++) {
@@ -51,7 +56,7 @@ export async function ensureBucket(caller: Caller, name: string, config: BucketC
         return;
       }
       if (!needsUpdate(current, config)) {
-        if (Object.keys(current.reindex_active ?? {}).length > 0) await reindex(caller, name);
+        if (Object.keys(current.reindex_active ?? {}).length > 0) await reindex(caller, name, onReindexed);
         return;
       }
       await write(caller, 'updateBucket', name, config);
@@ -92,14 +97,16 @@ async function write(
   await caller.call({ rpc, args: (options) => [name, wire, options] });
 }
 
-async function reindex(caller: Caller, name: string): Promise<void> {
-  for (;;) {
+async function reindex(caller: Caller, name: string, onReindexed: OnReindexed): Promise<void> {
+  for (let sum = 0; ; ) {
     const values = await caller.call({
       rpc: 'reindexObjects',
       args: (options) => [name, reindexChunk, options],
-      options: { no_count: true },
     });
-    if (reindexSchema.parse(values[0]).processed === 0) return;
+    const { processed, remaining } = reindexSchema.parse(values[0]);
+    if (processed === 0) return;
+    sum += processed;
+    onReindexed({ bucket: name, processed: sum, remaining });
   }
 }
 

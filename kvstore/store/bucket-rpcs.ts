@@ -85,7 +85,10 @@ export function bucketRpcs(store: Store): RpcTable {
       if (changeOf(row)?.id !== change.id) return outcomeOf(row, change.id);
       await rung;
       if (bell.closed || signal.aborted) {
-        throw new CongerError('ServiceUnavailable', `this server ends; another goes on to change ${name}`);
+        throw new CongerError(
+          'OverloadedError',
+          `the server is shutting down; another goes on to change ${name}`,
+        );
       }
     }
   }
