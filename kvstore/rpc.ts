@@ -11,7 +11,7 @@ export interface RpcCall {
    * Nothing looks into it, so a text that is no JSON breaks the client's connection.
    */
   sendJson(texts: readonly string[]): Promise<void>;
-  /** Aborted when the client is gone. */
+  /** Aborted when the client is gone. All calls of one connection have the same. */
   readonly signal: AbortSignal;
 }
 

@@ -1,6 +1,7 @@
 import type { Bucket } from './bucket.ts';
 import { committing, type Database } from './database.ts';
 import { overloaded } from './errors.ts';
+import { FairQueue } from './fair-queue.ts';
 import type { Registry } from './registry.ts';
 import { givenUp, isDataError, isRace, isStale, LostRace, maxAttempts, StaleBucket } from './retry.ts';
 import { isKeyRace, outcomeError, writeError } from './sql-errors.ts';
@@ -18,6 +19,8 @@ const maxGroupsPerBucket = 2;
 export type Encoder = (bucket: Bucket) => Write;
 
 interface Pending {
+  /** Who takes turns with others: a client's connection. */
+  readonly source: object;
   readonly encode: Encoder;
   write: Write;
   encodedFor: Bucket;
@@ -29,7 +32,7 @@ interface Pending {
 interface Lane {
   readonly bucket: string;
   /** Writes that may go into the next group: the first of each key. */
-  readonly ready: Pending[];
+  readonly ready: FairQueue<Pending>;
   /** Of each key that has a write ready or in flight: the writes behind it, in order of arrival. */
   readonly behind: Map<string, Pending[]>;
   groups: number;
@@ -40,7 +43,8 @@ interface Lane {
  * arrives while a bucket has two of them in flight goes together as soon as one ends. A write that finds none in
  * flight goes at once.
  *
- * Writes of one key take effect in their order of arrival, one at a time. Each write has its own check, outcome and
+ * Sources take turns when a group is formed, and have an equal share of the room to wait in: none waits behind all that
+ * another has sent. Writes of one key take effect in their order of arrival, one at a time. Each write has its own check, outcome and
  * error: what fails as a whole is split, down to the single write whose error it is.
  */
 export class GroupCommit {
@@ -48,6 +52,8 @@ export class GroupCommit {
   readonly #registry: Registry;
   readonly #maxGroups: number;
   readonly #lanes = new Map<string, Lane>();
+  /** Writes that are not settled, by their source. */
+  readonly #waitingOf = new Map<object, number>();
   #waiting = 0;
   #groups = 0;
   #scheduled = false;
@@ -61,15 +67,24 @@ export class GroupCommit {
 
   /**
    * Answers the write as it was committed.
+   * @param source whose write it is; sources take turns
    * @throws EtagConflictError, ObjectNotFoundError, UniqueAttributeError, InvalidIndexTypeError, OverloadedError, ...
    */
-  async submit(bucket: Bucket, encode: Encoder): Promise<Write> {
-    if (this.#waiting >= maxWaiting) throw overloaded(this.#waiting);
+  async submit(source: object, bucket: Bucket, encode: Encoder): Promise<Write> {
+    this.#admit(source);
     const write = encode(bucket);
     return new Promise<Write>((resolve, reject) => {
       const bytes = write.key.length + (write.text?.length ?? 0);
-      this.#enqueue({ encode, write, encodedFor: bucket, bytes, resolve, reject });
+      this.#enqueue({ source, encode, write, encodedFor: bucket, bytes, resolve, reject });
     });
+  }
+
+  /** @throws OverloadedError where too many wait, and the source has its share of them or more */
+  #admit(source: object): void {
+    if (this.#waiting < maxWaiting) return;
+    const own = this.#waitingOf.get(source) ?? 0;
+    const share = Math.floor(maxWaiting / (this.#waitingOf.size + 1));
+    if (own >= share || this.#waiting >= 2 * maxWaiting) throw overloaded(this.#waiting);
   }
 
   #enqueue(pending: Pending): void {
@@ -77,11 +92,12 @@ export class GroupCommit {
     const behind = lane.behind.get(pending.write.key);
     if (behind === undefined) {
       lane.behind.set(pending.write.key, []);
-      lane.ready.push(pending);
+      lane.ready.push(pending.source, pending);
     } else {
       behind.push(pending);
     }
     this.#waiting++;
+    this.#waitingOf.set(pending.source, (this.#waitingOf.get(pending.source) ?? 0) + 1);
     if (this.#scheduled) return;
     // After the sockets that are readable now have been read: what they bring belongs together.
     this.#scheduled = true;
@@ -94,7 +110,7 @@ export class GroupCommit {
   #lane(bucket: string): Lane {
     let lane = this.#lanes.get(bucket);
     if (lane === undefined) {
-      lane = { bucket, ready: [], behind: new Map(), groups: 0 };
+      lane = { bucket, ready: new FairQueue(), behind: new Map(), groups: 0 };
       this.#lanes.set(bucket, lane);
     }
     return lane;
@@ -210,22 +226,23 @@ export class GroupCommit {
 
   #settle(lane: Lane, pending: Pending, answer: () => void): void {
     this.#waiting--;
+    const left = (this.#waitingOf.get(pending.source) ?? 1) - 1;
+    if (left > 0) this.#waitingOf.set(pending.source, left);
+    else this.#waitingOf.delete(pending.source);
     const behind = lane.behind.get(pending.write.key);
     const next = behind?.shift();
     if (next === undefined) lane.behind.delete(pending.write.key);
-    else lane.ready.push(next);
+    else lane.ready.push(next.source, next);
     answer();
   }
 }
 
-/** Takes the next group from the front of `ready`: as many as fit, and at least one. */
-function take(ready: Pending[]): Pending[] {
+/** Takes the next group: as many as fit, and at least one. */
+function take(ready: FairQueue<Pending>): Pending[] {
   let bytes = 0;
   let rows = 0;
-  for (const pending of ready) {
+  return ready.take((pending) => {
     bytes += pending.bytes;
-    if (rows > 0 && (rows >= maxRows || bytes > maxBytes)) break;
-    rows++;
-  }
-  return ready.splice(0, rows);
+    return rows++ === 0 || (rows <= maxRows && bytes <= maxBytes);
+  });
 }

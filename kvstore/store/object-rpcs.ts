@@ -9,27 +9,27 @@ import type { Store } from './store.ts';
 
 const handledByGet = ['noBucketCache', 'noCache', 'req_id', 'requireOnlineReindexing', 'timeout'];
 
-/** putObject, getObject, delObject. */
+/** putObject, getObject, delObject. A connection's calls share its signal: it stands for the connection as a source. */
 export function objectRpcs(store: Store): RpcTable {
   const { registry, reads } = store;
   return {
-    async putObject({ args, send }) {
+    async putObject({ args, send, signal }) {
       const [name, key, value, options] = parseArguments('putObject', args, [
         ['bucket', 'string'],
         ['key', 'string'],
         ['value', 'object'],
         ['options', 'options'],
       ]);
-      await send([{ etag: await putOne(store, name, key, value, options) }]);
+      await send([{ etag: await putOne(store, signal, name, key, value, options) }]);
     },
 
-    async delObject({ args, send }) {
+    async delObject({ args, send, signal }) {
       const [name, key, options] = parseArguments('delObject', args, [
         ['bucket', 'string'],
         ['key', 'string'],
         ['options', 'options'],
       ]);
-      await deleteOne(store, name, key, options);
+      await deleteOne(store, signal, name, key, options);
       await send([{}]);
     },
 

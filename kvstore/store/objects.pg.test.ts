@@ -111,7 +111,7 @@ describe('errors of a write', () => {
     [
       'too much for an index',
       { name: Array.from({ length: 5000 }, (_, i) => i * 7919).join('') },
-      'InvalidIndexTypeError',
+      'InvocationError',
     ],
   ])('%s', async (_, value, name) => {
     await expect(put('bad', value)).rejects.toEqual(failure(name));

@@ -22,8 +22,13 @@ type Value = Readonly<Record<string, unknown>>;
 const transactional = new WeakSet<HookSources>();
 
 /** Submits to group commit what was made ready for `bucket`, as long as the bucket's hooks are those of then. */
-function submit(store: Store, bucket: Bucket, encode: (bucket: Bucket) => Write): Promise<Write> {
-  return store.group.submit(bucket, (current) => {
+function submit(
+  store: Store,
+  source: object,
+  bucket: Bucket,
+  encode: (bucket: Bucket) => Write,
+): Promise<Write> {
+  return store.group.submit(source, bucket, (current) => {
     if (current.hooks !== bucket.hooks) throw new StaleBucket(bucket);
     return encode(current);
   });
@@ -73,9 +78,13 @@ async function prepare(
   return asked ? undefined : leftToWrite(request);
 }
 
-/** Answers the etag that was written. */
+/**
+ * Answers the etag that was written.
+ * @param source whose write it is; sources take turns
+ */
 export function putOne(
   store: Store,
+  source: object,
   name: string,
   key: string,
   value: Value,
@@ -92,7 +101,7 @@ export function putOne(
       return result?.etag;
     }
     const put = ready;
-    const write = await submit(store, bucket, (b) => encodePut(b, put.key, put.value, check, origin));
+    const write = await submit(store, source, bucket, (b) => encodePut(b, put.key, put.value, check, origin));
     return write.etag;
   });
 }
@@ -109,7 +118,13 @@ async function checkReadable(store: Store, bucket: Bucket, key: string): Promise
   if (rows[0] !== undefined) objectOf(bucket.name, rows[0], null);
 }
 
-export function deleteOne(store: Store, name: string, key: string, options: CallOptions): Promise<void> {
+export function deleteOne(
+  store: Store,
+  source: object,
+  name: string,
+  key: string,
+  options: CallOptions,
+): Promise<void> {
   const etag = options.etag || options._etag;
   const origin = originOf(options);
   return again(async () => {
@@ -120,7 +135,7 @@ export function deleteOne(store: Store, name: string, key: string, options: Call
       const request = { operation: 'delete' as const, bucket: name, key, options: etag ? { etag } : {} };
       await new Batch(store, [request], options).run();
     } else {
-      await submit(store, bucket, (b) => encodeDelete(b, key, deleteCheck(etag), origin));
+      await submit(store, source, bucket, (b) => encodeDelete(b, key, deleteCheck(etag), origin));
     }
   });
 }
