@@ -94,6 +94,14 @@ test('a statement is prepared once, one that PostgreSQL refuses is not, and the 
   expect(left.length).toBeLessThanOrEqual(201);
 });
 
+test('a very long statement is not kept', async () => {
+  const before = (await prepared()).length;
+  const long = `SELECT length('${'x'.repeat(20_000)}') + $1::int`;
+  for (const n of ['1', '2'])
+    expect(await exchange(client, sql(long, n))).toEqual([[String(20_000 + Number(n))]]);
+  expect(await prepared()).toHaveLength(before);
+});
+
 test('a statement whose table changes its columns is prepared anew', async () => {
   await client.query('CREATE TABLE changing (a int)');
   const all = sql('SELECT * FROM changing');

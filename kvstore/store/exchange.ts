@@ -31,6 +31,8 @@ interface WireConnection {
 
 /** Statements that a connection keeps prepared; the plan of a write takes some 100 KB in PostgreSQL. */
 const maxPrepared = 200;
+/** Longer ones, such as filters of thousands of values, are parsed each time: none like it may come again. */
+const maxTextLength = 20_000;
 /**
  * PostgreSQL keeps a plan as it was made, were it for an empty table, until something analyzes the table. After this
  * time a statement is prepared anew.
@@ -112,9 +114,10 @@ class Exchange implements pg.Submittable {
     connection.stream.cork();
     for (const name of names.takeForgotten()) connection.close({ type: 'S', name });
     for (const { text, values } of this.#statements) {
-      let statement = names.nameOf(text);
+      const kept = text.length <= maxTextLength;
+      let statement = kept ? names.nameOf(text) : undefined;
       if (statement === undefined) {
-        statement = names.add(text);
+        statement = kept ? names.add(text) : '';
         connection.parse({ name: statement, text });
         parsed.push(text);
       }

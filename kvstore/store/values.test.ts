@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { IndexType } from '../types.ts';
-import { etagOf } from './etag.ts';
+import { crc32, etagOf } from './etag.ts';
 import { partOf } from './identifiers.ts';
 import { indexTypeInfo } from './index-types.ts';
 import { encodeField, TypeMismatch } from './values.ts';
@@ -60,6 +60,19 @@ describe('refuses, as Moray does', () => {
 test('an etag is the CRC-32 of the text', () => {
   expect(etagOf('123456789')).toBe('CBF43926');
   expect(etagOf('')).toBe('00000000');
+});
+
+test('an etag is the same on every version of Node', () => {
+  for (const text of [
+    '',
+    'x',
+    'größe – 日本語 𝄞',
+    '\ud800',
+    '\0',
+    JSON.stringify({ a: 'x'.repeat(100_000) }),
+  ]) {
+    expect(Number.parseInt(etagOf(text), 16)).toBe(crc32(text));
+  }
 });
 
 test('parts of two buckets never have one name', () => {
