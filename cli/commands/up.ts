@@ -17,7 +17,7 @@ Brings a datacenter up, in the foreground; Ctrl-C stops it. The next start carri
   --nodes simulated:N        compute nodes, all of them simulated
   --home DIR                 data, logs and endpoints.json (default .conger)
   --port-base N              first of the ports (default ${defaultPortBase}; 0: any that are free)
-  --sql                      let kvstore answer Moray's sql call
+  --sql                      trust clients with SQL and hooks that are code
   --no-install               install no Debian packages
   --help                     this text
 `;
