@@ -176,6 +176,7 @@ export function needsStandby(kind: string): boolean {
 
 /** One fault of the kind, or two at once that do not undo each other. */
 export function chooseFaults(kind: string, random: Random): readonly NamedFault[] {
+  if (kind === 'none') return [];
   const of = everyFault.filter(({ group, name }) =>
     kind === 'all' ? !ofStandbys.includes(group) : group === kind || name === kind,
   );

@@ -105,7 +105,7 @@ async function inflict(
     await note(`ends: ${name}`);
   };
   await undisturbed();
-  for (let i = 0; i < count && kind !== 'none'; i++) {
+  for (let i = 0; i < count; i++) {
     const together = await Promise.allSettled(
       chooseFaults(kind, random).map((fault, n) => inject(fault, random.fork(2 * i + n))),
     );
