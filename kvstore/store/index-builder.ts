@@ -1,15 +1,15 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
-import { messageOf } from '../../runtime/errors.ts';
+import { isCongerError, messageOf } from '../../runtime/errors.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { type BucketChange, type ChangeFailure, changeOf, type RegistryRow } from './bucket.ts';
 import { abandonChange, columnsToBe, completeChange } from './bucket-change.ts';
 import { compareIndexes, createIndex, dropIndex, type Index } from './bucket-indexes.ts';
 import type { Connections } from './connections.ts';
-import { reading, stateOf, withClient } from './database.ts';
+import { isConnectionLoss, reading, stateOf, withClient } from './database.ts';
 import { builderSeat, changesTable, tableOf } from './identifiers.ts';
 import { readRegistry } from './registry.ts';
-import { isDataError } from './retry.ts';
+import { isRace } from './retry.ts';
 import { retryingLocks } from './table-lock.ts';
 
 const maxBuilds = 3;
@@ -159,7 +159,7 @@ export class IndexBuilder {
       await this.#end((client) => completeChange(client, name, change.id));
       this.#log.info({ bucket: name, version: change.config.options.version }, 'a bucket has changed');
     } catch (error) {
-      if (this.#closed.signal.aborted) return;
+      if (this.#closed.signal.aborted || isCongerError(error, 'BucketNotFoundError')) return;
       this.#log.warn({ err: error, bucket: name }, `cannot change a bucket yet: ${messageOf(error)}`);
       await this.#pause();
     }
@@ -218,10 +218,16 @@ export class IndexBuilder {
   }
 }
 
-/** What makes a change end without having been made: values that do not fit, a full disk, or somebody's wish. */
+/**
+ * What another try may not meet: the index, or the bucket, was made or dropped by another; PostgreSQL is short of
+ * memory or connections.
+ */
+const passing = new Set(['42P07', '42P01', '42704', '53200', '53300']);
+
+/** What makes a change end without having been made: values that do not fit, a full disk, somebody's wish (57014). */
 function failureOf(error: unknown, field: string): BuildFailed | undefined {
   const state = stateOf(error);
-  if (state === undefined || !(isDataError(error) || ['53100', '57014'].includes(state))) return undefined;
+  if (state === undefined || passing.has(state) || isRace(error) || isConnectionLoss(error)) return undefined;
   const [, value] = /=\((.*)\) is duplicated/s.exec((error as pg.DatabaseError).detail ?? '') ?? [];
   return new BuildFailed({ state, message: messageOf(error), field, ...(value !== undefined && { value }) });
 }
