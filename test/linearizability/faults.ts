@@ -182,8 +182,8 @@ export function chooseFaults(kind: string, random: Random): readonly NamedFault[
   );
   const first = random.pick(of);
   if ((kind !== 'all' && kind !== 'failover') || random.below(3) > 0) return [first];
-  const others = everyFault.filter(
-    ({ group }) => group !== first.group && ![...ofStandbys, 'postgres'].includes(group),
-  );
-  return [first, random.pick(others)];
+  const never = [first.group, 'postgres', ...ofStandbys];
+  // The end of another fault of the network would let the old primary answer again, too early.
+  if (first.group === 'failover') never.push('network');
+  return [first, random.pick(everyFault.filter(({ group }) => !never.includes(group)))];
 }
