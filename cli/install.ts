@@ -8,7 +8,7 @@ import { messageOf } from '../runtime/errors.ts';
 const run = promisify(execFile);
 
 /** What Conger can do only with programs that npm does not bring. */
-export type Need = 'netns' | 'kafka' | 'browser';
+export type Need = 'netns' | 'kafka' | 'browser' | 'model';
 
 interface Tool {
   readonly need: Need;
@@ -31,12 +31,15 @@ const tools: readonly Tool[] = [
   },
   { need: 'kafka', command: 'mvn', packages: ['maven'] },
   { need: 'browser', command: 'chromium', packages: ['chromium'] },
+  { need: 'model', command: 'spin', packages: ['spin'] },
+  { need: 'model', command: 'gcc', packages: ['build-essential'] },
 ];
 
 const purpose: Readonly<Record<Need, string>> = {
   netns: 'compute nodes with real networking (else they are simulated)',
   kafka: 'Kafka (else the log is the embedded one)',
   browser: 'the tests of adminui in a browser',
+  model: 'the check of the changefeed’s model',
 };
 
 /** `PATH`, with the directories that an ordinary login leaves out and where nft and ip are. */
@@ -187,7 +190,8 @@ export async function provide(
 
 /** Before `npm test`: returns what is wrong when CI, which must skip nothing, lacks a program. */
 export async function prepareTests(say: (line: string) => void): Promise<string | undefined> {
-  const needs: Need[] = process.platform === 'linux' ? ['netns', 'kafka', 'browser'] : ['kafka', 'browser'];
+  const needs: Need[] = ['kafka', 'browser', 'model'];
+  if (process.platform === 'linux') needs.push('netns');
   const met = await provide(needs, { decline: process.env.CONGER_NO_INSTALL === '1', say });
   const unmet = needs.filter((need) => !met.has(need));
   if (!process.env.CI || unmet.length === 0) return undefined;
