@@ -10,6 +10,7 @@ let client: pg.PoolClient;
 beforeAll(async () => {
   postgres = await startPostgres();
   pool = new pg.Pool({ connectionString: postgres.url, max: 2 });
+  pool.on('error', () => {});
   pool.on('connect', (c) => c.on('error', () => {}));
   client = await pool.connect();
 });
@@ -95,11 +96,10 @@ test('a statement is prepared once, one that PostgreSQL refuses is not, and the 
 });
 
 test('a very long statement is not kept', async () => {
-  const before = (await prepared()).length;
   const long = `SELECT length('${'x'.repeat(20_000)}') + $1::int`;
   for (const n of ['1', '2'])
     expect(await exchange(client, sql(long, n))).toEqual([[String(20_000 + Number(n))]]);
-  expect(await prepared()).toHaveLength(before);
+  expect((await prepared()).filter((text) => text.length > 1000)).toEqual([]);
 });
 
 test('a statement whose table changes its columns is prepared anew', async () => {
