@@ -83,19 +83,25 @@ export class BucketBell {
   async #hear(onReady: () => void): Promise<void> {
     const { signal } = this.#closed;
     let silence = () => {};
-    await new Promise<void>((resolve, reject) => {
-      signal.addEventListener('abort', () => resolve(), { once: true });
-      const listener = { hear: (payload: string) => this.#ring(payload), lost: reject };
-      this.#notifications
-        .listen(channel, listener)
-        .then((stop) => {
-          silence = stop;
-          if (signal.aborted) return stop();
-          onReady();
-          this.#ring(undefined);
-        })
-        .catch(reject);
-    });
+    let onAbort = () => {};
+    try {
+      await new Promise<void>((resolve, reject) => {
+        onAbort = resolve;
+        signal.addEventListener('abort', onAbort);
+        const listener = { hear: (payload: string) => this.#ring(payload), lost: reject };
+        this.#notifications
+          .listen(channel, listener)
+          .then((stop) => {
+            silence = stop;
+            if (signal.aborted) return stop();
+            onReady();
+            this.#ring(undefined);
+          })
+          .catch(reject);
+      });
+    } finally {
+      signal.removeEventListener('abort', onAbort);
+    }
     silence();
   }
 
