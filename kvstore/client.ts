@@ -47,12 +47,12 @@ export function createKv(options: KvOptions): Kv {
           onReindexed?.(progress);
         });
       }),
-    get: (bucket, key) => run(() => objects.get(bucket, key)),
-    tryGet: (bucket, key) => run(() => objects.tryGet(bucket, key)),
+    get: (bucket, key, opts) => run(() => objects.get(bucket, key, opts)),
+    tryGet: (bucket, key, opts) => run(() => objects.tryGet(bucket, key, opts)),
     put: (bucket, key, value, opts) => run(() => objects.put(bucket, key, value, opts)),
     del: (bucket, key, opts) => run(() => objects.del(bucket, key, opts)),
     find: (bucket, filter, opts) => run(() => objects.find(bucket, filter, opts)),
-    batch: (ops) => run(() => objects.batch(ops)),
+    batch: (ops, opts) => run(() => objects.batch(ops, opts)),
     ping: () =>
       run(async () => {
         const options = { deep: true };

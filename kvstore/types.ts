@@ -62,12 +62,36 @@ export interface KvObject<V> {
   readonly _mtime: number;
 }
 
-export interface WriteOptions {
+export interface PositionOptions {
+  /** Answer the write's position, for reads from standbys that are to see it; costs a statement. */
+  readonly position?: boolean;
+}
+
+/** What a write answers about itself. */
+export interface Written {
+  /**
+   * Where `position` was asked for: a place in PostgreSQL's WAL (`X/Y`). A read with it as `minPosition` sees this write
+   * and all that were acknowledged before it. It means nothing to a PostgreSQL that is restored or replaced.
+   */
+  readonly position?: string;
+}
+
+export interface WriteOptions extends PositionOptions {
   /** Write only if the object has this etag; null: only if there is no such object. Absent: in any case. */
   readonly etag?: string | null;
 }
 
-export interface FindOptions {
+export interface ReadOptions {
+  /**
+   * Let a standby of PostgreSQL answer, which may lag behind; the primary answers where no standby does. Absent: the
+   * primary, which has everything that was acknowledged.
+   */
+  readonly standby?: boolean;
+  /** With `standby`: the least position that the read must see. The standby has a second to get there. */
+  readonly minPosition?: string;
+}
+
+export interface FindOptions extends ReadOptions {
   readonly limit?: number;
   readonly offset?: number;
   readonly sort?:
@@ -84,9 +108,12 @@ export interface Found<V> {
   readonly objects: readonly KvObject<V>[];
   /** How many match without limit and offset. */
   readonly count: number;
-  /** The PostgreSQL snapshot that the read was made in (`xmin:xmax:xip,...`); tells which changes are in it. */
+  /**
+   * The PostgreSQL snapshot that the read was made in (`xmin:xmax:xip,...`); tells which changes are in it. Empty where
+   * the read was for a standby, of which PostgreSQL cannot say it.
+   */
   readonly snapshot: string;
-  /** A WAL position (`X/Y`) at or after every commit that the read saw. */
+  /** A WAL position (`X/Y`) at or after every commit that the read saw; empty where `snapshot` is. */
   readonly lsn: string;
 }
 
@@ -101,7 +128,7 @@ export type BatchOp =
     }
   | { readonly operation: 'delete'; readonly bucket: string; readonly key: string; readonly etag?: string };
 
-export interface BatchResult {
+export interface BatchResult extends Written {
   /** One etag an operation, null for a delete. */
   readonly etags: readonly (string | null)[];
 }
@@ -127,16 +154,21 @@ export interface Kv {
    */
   ensureBucket(name: string, config: BucketConfig, onReindexed?: OnReindexed): Promise<void>;
   /** @throws ObjectNotFoundError */
-  get<V>(bucket: string, key: string): Promise<KvObject<V>>;
+  get<V>(bucket: string, key: string, options?: ReadOptions): Promise<KvObject<V>>;
   /** The object, or undefined where there is none. */
-  tryGet<V>(bucket: string, key: string): Promise<KvObject<V> | undefined>;
+  tryGet<V>(bucket: string, key: string, options?: ReadOptions): Promise<KvObject<V> | undefined>;
   /** @throws EtagConflictError, UniqueAttributeError */
-  put(bucket: string, key: string, value: unknown, options?: WriteOptions): Promise<{ etag: string }>;
+  put(
+    bucket: string,
+    key: string,
+    value: unknown,
+    options?: WriteOptions,
+  ): Promise<{ etag: string } & Written>;
   /** @throws ObjectNotFoundError, EtagConflictError */
-  del(bucket: string, key: string, options?: { readonly etag?: string }): Promise<void>;
+  del(bucket: string, key: string, options?: PositionOptions & { readonly etag?: string }): Promise<Written>;
   /** Up to `limit` (1000) objects that match an LDAP filter. */
   find<V>(bucket: string, filter: string, options?: FindOptions): Promise<Found<V>>;
-  batch(ops: readonly BatchOp[]): Promise<BatchResult>;
+  batch(ops: readonly BatchOp[], options?: PositionOptions): Promise<BatchResult>;
   ping(): Promise<void>;
   close(): Promise<void>;
 }

@@ -1,4 +1,12 @@
-import type { BatchOp, BatchResult, Found, Kv, KvObject, WriteOptions } from '../../kvstore/types.ts';
+import type {
+  BatchOp,
+  BatchResult,
+  Found,
+  Kv,
+  KvObject,
+  WriteOptions,
+  Written,
+} from '../../kvstore/types.ts';
 import { CongerError } from '../../runtime/errors.ts';
 
 /**
@@ -35,8 +43,9 @@ export class TestKv implements Kv {
     return { etag: this.#apply(op) ?? '' };
   }
 
-  async del(bucket: string, key: string): Promise<void> {
+  async del(bucket: string, key: string): Promise<Written> {
     this.objects.delete(`${bucket}/${key}`);
+    return {};
   }
 
   async find<V>(bucket: string): Promise<Found<V>> {

@@ -1,7 +1,18 @@
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { CongerError, isCongerError } from '../../runtime/errors.ts';
-import type { BatchOp, BatchResult, FindOptions, Found, KvObject, WriteOptions } from '../types.ts';
+import { onPrimaryAlone } from '../position.ts';
+import type {
+  BatchOp,
+  BatchResult,
+  FindOptions,
+  Found,
+  KvObject,
+  PositionOptions,
+  ReadOptions,
+  WriteOptions,
+  Written,
+} from '../types.ts';
 import type { Caller, Settle } from './caller.ts';
 import { checkBucketName, checkFilter, checkKey, checkValue } from './checks.ts';
 
@@ -13,9 +24,15 @@ const objectSchema = z.object({
   _etag: z.string(),
   _mtime: z.number(),
 });
-const foundSchema = z.object({ _snapshot: z.string(), _lsn: z.string(), _count: z.number() });
-const putSchema = z.object({ etag: z.string() });
-const batchSchema = z.object({ etags: z.array(z.looseObject({ etag: z.string().nullish() })) });
+const foundSchema = z.object({
+  _snapshot: z.string().nullable(),
+  _lsn: z.string().nullable(),
+  _count: z.number(),
+});
+const position = z.string().optional();
+const writtenSchema = z.object({ position });
+const putSchema = z.object({ etag: z.string(), position });
+const batchSchema = z.object({ position, etags: z.array(z.looseObject({ etag: z.string().nullish() })) });
 
 /** Reads and writes of objects, each one call to the KV tier. */
 export class Objects {
@@ -25,20 +42,20 @@ export class Objects {
     this.#caller = caller;
   }
 
-  async get<V>(bucket: string, key: string): Promise<KvObject<V>> {
+  async get<V>(bucket: string, key: string, options: ReadOptions = {}): Promise<KvObject<V>> {
     checkBucketName(bucket);
     checkKey(key);
     const values = await this.#caller.call({
       rpc: 'getObject',
-      args: (options) => [bucket, key, options],
-      options: { noCache: true },
+      args: (callOptions) => [bucket, key, callOptions],
+      options: { ...options, noCache: true },
     });
     return answer(objectSchema, values, 'getObject') as KvObject<V>;
   }
 
-  async tryGet<V>(bucket: string, key: string): Promise<KvObject<V> | undefined> {
+  async tryGet<V>(bucket: string, key: string, options?: ReadOptions): Promise<KvObject<V> | undefined> {
     try {
-      return await this.get<V>(bucket, key);
+      return await this.get<V>(bucket, key, options);
     } catch (error) {
       if (isCongerError(error, 'ObjectNotFoundError')) return undefined;
       throw error;
@@ -50,45 +67,60 @@ export class Objects {
     key: string,
     value: unknown,
     options: WriteOptions = {},
-  ): Promise<{ etag: string }> {
+  ): Promise<{ etag: string } & Written> {
     checkBucketName(bucket);
     checkKey(key);
     checkValue(value);
     const values = await this.#caller.call({
       rpc: 'putObject',
       args: (callOptions) => [bucket, key, value, callOptions],
-      options: etagOption(options.etag),
-      settle: this.#settle([{ operation: 'put', bucket, key, value }], ([etag]) => ({ etag })),
+      options: writeOptions(options),
+      settle: this.#settle([{ operation: 'put', bucket, key, value }], ([etag]) => ({
+        etag,
+        ...settledPosition(options),
+      })),
     });
-    return answer(putSchema, values, 'putObject');
+    return defined(answer(putSchema, values, 'putObject'));
   }
 
-  async del(bucket: string, key: string, options: { readonly etag?: string } = {}): Promise<void> {
+  async del(
+    bucket: string,
+    key: string,
+    options: PositionOptions & { readonly etag?: string } = {},
+  ): Promise<Written> {
     checkBucketName(bucket);
     checkKey(key);
-    await this.#caller.call({
+    const values = await this.#caller.call({
       rpc: 'delObject',
       args: (callOptions) => [bucket, key, callOptions],
-      options: etagOption(options.etag),
-      settle: this.#settle([{ operation: 'delete', bucket, key }], () => ({})),
+      options: writeOptions(options),
+      settle: this.#settle([{ operation: 'delete', bucket, key }], () => settledPosition(options)),
     });
+    return defined(answer(writtenSchema, values, 'delObject'));
   }
 
-  async batch(ops: readonly BatchOp[]): Promise<BatchResult> {
+  async batch(ops: readonly BatchOp[], options: PositionOptions = {}): Promise<BatchResult> {
     for (const op of ops) {
       checkBucketName(op.bucket);
       checkKey(op.key);
       if (op.operation === 'put') checkValue(op.value);
     }
     if (ops.length === 0) return { etags: [] };
-    const requests = ops.map(({ etag, ...op }) => ({ ...op, options: etagOption(etag) }));
+    const requests = ops.map(({ etag, ...op }) => ({ ...op, options: writeOptions({ etag }) }));
     const values = await this.#caller.call({
       rpc: 'batch',
-      args: (options) => [requests, options],
-      settle: this.#settle(ops, (etags) => ({ etags: etags.map((etag) => ({ etag })) })),
+      args: (callOptions) => [requests, callOptions],
+      options: writeOptions(options),
+      settle: this.#settle(ops, (etags) => ({
+        etags: etags.map((etag) => ({ etag })),
+        ...settledPosition(options),
+      })),
     });
-    const { etags } = answer(batchSchema, values, 'batch');
-    return { etags: ops.map((op, i) => (op.operation === 'put' ? (etags[i]?.etag ?? null) : null)) };
+    const { etags, ...written } = answer(batchSchema, values, 'batch');
+    return {
+      ...defined(written),
+      etags: ops.map((op, i) => (op.operation === 'put' ? (etags[i]?.etag ?? null) : null)),
+    };
   }
 
   async find<V>(bucket: string, filter: string, options: FindOptions = {}): Promise<Found<V>> {
@@ -105,8 +137,8 @@ export class Objects {
     return {
       objects: objects.data as KvObject<V>[],
       count: last._count,
-      snapshot: last._snapshot,
-      lsn: last._lsn,
+      snapshot: last._snapshot ?? '',
+      lsn: last._lsn ?? '',
     };
   }
 
@@ -137,8 +169,21 @@ export class Objects {
   }
 }
 
-function etagOption(etag: string | null | undefined): { etag?: string | null } {
-  return etag === undefined ? {} : { etag };
+function writeOptions({
+  etag,
+  position,
+}: PositionOptions & { readonly etag?: string | null | undefined }): Readonly<Record<string, unknown>> {
+  return { ...(etag === undefined ? {} : { etag }), ...(position ? { position } : {}) };
+}
+
+/** A first try that is seen to have happened has told no position. */
+function settledPosition(options: PositionOptions): Written {
+  return options.position ? { position: onPrimaryAlone } : {};
+}
+
+/** Without a position that is not there. */
+function defined<T extends { readonly position?: string | undefined }>({ position, ...rest }: T) {
+  return { ...rest, ...(position === undefined ? {} : { position }) };
 }
 
 /** The value as it comes back: without undefined fields, dates as text. */

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { CongerError } from '../../runtime/errors.ts';
+import { positionPattern } from '../position.ts';
 import { indexTypeNames } from './index-types.ts';
 import { isObject, quick } from './quick-arguments.ts';
 
@@ -34,6 +35,9 @@ const options = z.looseObject({
   no_reindex: z.boolean().optional(),
   deep: z.boolean().optional(),
   snapshot: z.boolean().optional(),
+  standby: z.boolean().optional(),
+  minPosition: z.string().regex(positionPattern, 'should be a position (X/Y)').optional(),
+  position: z.boolean().optional(),
   headers: object.optional(),
   internalOpts: z.looseObject({ sendHandledOptions: z.boolean().optional() }).optional(),
 });

@@ -20,6 +20,7 @@ import { deleteMany, updateMany } from './many.ts';
 import { givenUp, isDataError, isRace, isStale, LostRace, maxAttempts, StaleBucket } from './retry.ts';
 import { filterOf } from './search.ts';
 import { isKeyRace, outcomeError, writeError } from './sql-errors.ts';
+import { withPosition } from './standby.ts';
 import { limitStatements, originOf, type Store } from './store.ts';
 import type { Write } from './write.ts';
 import { executeWrites, type Outcome } from './write-statement.ts';
@@ -227,7 +228,8 @@ export function batchRpcs(store: Store): RpcTable {
         ['options', 'options'],
       ]);
       checkRequests(requests);
-      await send([{ etags: await new Batch(store, requests, options).run() }]);
+      const answer = { etags: await new Batch(store, requests, options).run() };
+      await send([await withPosition(store.database, options, answer)]);
     },
   };
 }

@@ -166,18 +166,22 @@ export async function withClient<T>(
   }
 }
 
-/** Reads: a connection that breaks is a NoDatabasePeersError, and the read may be made again. */
+/**
+ * Reads: a connection that breaks is a NoDatabasePeersError, and the read may be made again. Where `begun` is given and
+ * answers no, it is, once.
+ */
 export async function reading<T>(
   connections: Connections,
   work: (client: pg.PoolClient) => Promise<T>,
+  begun: () => boolean = () => true,
 ): Promise<T> {
-  return withClient(connections, async (client) => {
-    try {
-      return await work(client);
-    } catch (error) {
-      throw isConnectionLoss(error) ? unreachable(error) : error;
-    }
-  });
+  try {
+    return await withClient(connections, work);
+  } catch (error) {
+    if (!isConnectionLoss(error)) throw error;
+    if (begun()) throw unreachable(error);
+  }
+  return reading(connections, work);
 }
 
 /** Passes on what `commit` answers, once it is certain that it is durable. */

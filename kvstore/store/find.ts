@@ -1,7 +1,7 @@
 import type { RpcCall, RpcTable } from '../rpc.ts';
 import { type CallOptions, parseArguments } from './arguments.ts';
 import type { Bucket } from './bucket.ts';
-import { reading } from './database.ts';
+import type { Connections } from './connections.ts';
 import { exchangePages, type TextRow, timeLimit } from './exchange.ts';
 import type { Filter } from './filter/ast.ts';
 import { Parameters, typeOf } from './filter/compile.ts';
@@ -12,11 +12,12 @@ import { type ObjectRow, objectColumns, objectJson, objectOf } from './rows.ts';
 import { compileSearch, filterOf, requireIndexes, type Search } from './search.ts';
 import { Slots } from './slots.ts';
 import { queryError } from './sql-errors.ts';
+import { readingFrom } from './standby.ts';
 import type { Store } from './store.ts';
 
 const handledOptions = [
   ...['req_id', 'limit', 'offset', 'sort', 'noLimit', 'no_count', 'sql_only', 'noBucketCache', 'timeout'],
-  ...['requireOnlineReindexing', 'requireIndexes', 'snapshot'],
+  ...['requireOnlineReindexing', 'requireIndexes', 'snapshot', 'standby', 'minPosition'],
 ];
 /** Rows that go into one message. */
 const rowsPerMessage = 20;
@@ -53,9 +54,11 @@ function compose(bucket: Bucket, filter: Filter, options: CallOptions): Query {
   const countText = options.no_count ? undefined : `SELECT count(*) ${from}`;
   const name = parameters.add(bucket.name, 'text');
   const generation = parameters.add(bucket.generation, 'bigint');
-  const snapshot = options.snapshot
-    ? 'pg_current_snapshot()::text AS snapshot, pg_current_wal_insert_lsn()::text AS lsn'
-    : 'NULL AS snapshot, NULL AS lsn';
+  // Of a standby neither says what this read saw.
+  const snapshot =
+    options.snapshot && !options.standby
+      ? 'pg_current_snapshot()::text AS snapshot, pg_current_wal_insert_lsn()::text AS lsn'
+      : 'NULL AS snapshot, NULL AS lsn';
   const text = `
     SELECT h.*, r.* FROM (
       SELECT EXISTS (SELECT FROM ${registryTable} WHERE name = ${name} AND generation = ${generation}) AS fresh,
@@ -88,9 +91,10 @@ function timeoutOf(options: CallOptions): number | undefined {
 
 /** findObjects. */
 export function findRpcs(store: Store): RpcTable {
-  const { readers, streams } = store.database;
+  const { readers, streams, standbys } = store.database;
   // A find waits for its client with its connection in its hands. One connection is left to what waits for nobody.
   const ordinary = new Slots(Math.max(1, readers.max - 1), maxWaiting);
+  const atStandbys = new Slots(Math.max(1, standbys.max - 1), maxWaiting);
 
   async function run(call: RpcCall, bucket: Bucket, query: Query, options: CallOptions): Promise<void> {
     const { residual } = query.search;
@@ -117,11 +121,17 @@ export function findRpcs(store: Store): RpcTable {
       ...(timeout === undefined ? [] : [timeLimit(timeout)]),
       { text: query.text, values: query.values.map(String) },
     ];
-    if (isStream(options)) {
-      await reading(streams, (client) => exchangePages(client, statements, take));
-    } else {
-      await ordinary.run(() => reading(readers, (client) => exchangePages(client, statements, take)));
-    }
+    const from = (connections: Connections) =>
+      readingFrom(
+        store.database,
+        connections,
+        options,
+        (client) => exchangePages(client, statements, take),
+        () => header !== undefined,
+      );
+    if (options.standby) await atStandbys.run(() => from(isStream(options) ? streams : readers));
+    else if (isStream(options)) await from(streams);
+    else await ordinary.run(() => from(readers));
     if (options.snapshot && header !== undefined && !call.signal.aborted) {
       const { count, snapshot, lsn } = header;
       await call.send([{ _snapshot: snapshot, _lsn: lsn, _count: count }]);

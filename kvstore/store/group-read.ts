@@ -1,8 +1,11 @@
+import type pg from 'pg';
+import type { CallOptions } from './arguments.ts';
 import type { Bucket } from './bucket.ts';
 import { type Database, reading } from './database.ts';
 import { overloaded } from './errors.ts';
 import { exchange, textArray, timeLimit } from './exchange.ts';
 import { type ObjectRow, objectColumns } from './rows.ts';
+import { readingFrom } from './standby.ts';
 
 /** Of one group. Each may be as large as a value can be. */
 const maxRows = 32;
@@ -82,6 +85,16 @@ export class GroupRead {
     return read.row;
   }
 
+  /** The same from a standby, or from the primary where no standby can answer; goes by itself. */
+  async getAtStandby(bucket: Bucket, key: string, options: CallOptions): Promise<ObjectRow | undefined> {
+    if (key.includes('\0')) return undefined;
+    const { readers } = this.#database;
+    const [row] = await readingFrom(this.#database, readers, options, (client) =>
+      fetchRows(client, bucket, [key], options.timeout),
+    );
+    return row;
+  }
+
   #lane(bucket: Bucket): Lane {
     let lane = this.#lanes.get(bucket);
     if (lane === undefined) {
@@ -112,12 +125,24 @@ export class GroupRead {
   }
 
   async #read(bucket: Bucket, keys: readonly string[], timeoutMs?: number): Promise<ObjectRow[]> {
-    const get = {
-      text: `SELECT ${objectColumns(bucket)} FROM ${bucket.table} WHERE _key = ANY ($1::text[])`,
-      values: [textArray(keys)],
-    };
-    const statements = timeoutMs === undefined ? [get] : [timeLimit(timeoutMs), get];
-    const rows = await reading(this.#database.readers, (client) => exchange(client, ...statements));
-    return rows as ObjectRow[];
+    return reading(
+      this.#database.readers,
+      (client) => fetchRows(client, bucket, keys, timeoutMs),
+      () => false,
+    );
   }
+}
+
+async function fetchRows(
+  client: pg.PoolClient,
+  bucket: Bucket,
+  keys: readonly string[],
+  timeoutMs: number | undefined,
+): Promise<ObjectRow[]> {
+  const get = {
+    text: `SELECT ${objectColumns(bucket)} FROM ${bucket.table} WHERE _key = ANY ($1::text[])`,
+    values: [textArray(keys)],
+  };
+  const rows = await exchange(client, ...(timeoutMs ? [timeLimit(timeoutMs), get] : [get]));
+  return rows as ObjectRow[];
 }

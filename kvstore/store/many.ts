@@ -12,6 +12,7 @@ import { registryTable } from './identifiers.ts';
 import { StaleBucket, withBucket } from './retry.ts';
 import { compileSearch, filterOf, requireIndexes } from './search.ts';
 import { outcomeError, queryError, writeError } from './sql-errors.ts';
+import { withPosition } from './standby.ts';
 import { originOf, type Store } from './store.ts';
 import { anyObject, encodeColumns, encodeDelete, encodePut, type Origin, type Write } from './write.ts';
 import { executeWrites } from './write-statement.ts';
@@ -196,9 +197,10 @@ export function manyRpcs(store: Store): RpcTable {
         ['filter', 'string'],
         ['options', 'options'],
       ]);
-      await send([
-        await inTransaction(name, text, options, (client, request) => updateMany(client, request, fields)),
-      ]);
+      const answer = await inTransaction(name, text, options, (client, request) =>
+        updateMany(client, request, fields),
+      );
+      await send([await withPosition(store.database, options, answer)]);
     },
 
     async deleteMany({ args, send }) {
@@ -207,7 +209,8 @@ export function manyRpcs(store: Store): RpcTable {
         ['filter', 'string'],
         ['options', 'options'],
       ]);
-      await send([await inTransaction(name, text, options, deleteMany)]);
+      const answer = await inTransaction(name, text, options, deleteMany);
+      await send([await withPosition(store.database, options, answer)]);
     },
   };
 }

@@ -5,13 +5,14 @@ import { withBucket } from './retry.ts';
 import { objectJson } from './rows.ts';
 import { deleteOne, putOne } from './single-writes.ts';
 import { queryError } from './sql-errors.ts';
+import { withPosition } from './standby.ts';
 import type { Store } from './store.ts';
 
 const handledByGet = ['noBucketCache', 'noCache', 'req_id', 'requireOnlineReindexing', 'timeout'];
 
 /** putObject, getObject, delObject. A connection's calls share its signal: it stands for the connection as a source. */
 export function objectRpcs(store: Store): RpcTable {
-  const { registry, reads } = store;
+  const { database, registry, reads } = store;
   return {
     async putObject({ args, send, signal }) {
       const [name, key, value, options] = parseArguments('putObject', args, [
@@ -20,7 +21,8 @@ export function objectRpcs(store: Store): RpcTable {
         ['value', 'object'],
         ['options', 'options'],
       ]);
-      await send([{ etag: await putOne(store, signal, name, key, value, options) }]);
+      const answer = { etag: await putOne(store, signal, name, key, value, options) };
+      await send([options.position ? await withPosition(database, options, answer) : answer]);
     },
 
     async delObject({ args, send, signal }) {
@@ -30,7 +32,7 @@ export function objectRpcs(store: Store): RpcTable {
         ['options', 'options'],
       ]);
       await deleteOne(store, signal, name, key, options);
-      await send([{}]);
+      await send([await withPosition(database, options, {})]);
     },
 
     async getObject({ args, send, sendJson }) {
@@ -40,7 +42,7 @@ export function objectRpcs(store: Store): RpcTable {
         ['options', 'options'],
       ]);
       const found = await withBucket(registry, name, options.noBucketCache === true, (bucket) =>
-        reads.get(bucket, key, options.timeout),
+        options.standby ? reads.getAtStandby(bucket, key, options) : reads.get(bucket, key, options.timeout),
       ).catch((error: unknown) => {
         throw queryError(error);
       });

@@ -119,6 +119,7 @@ describe('when the primary is killed', () => {
 
   test('commits under way have an unknown outcome, what is before its commit has not happened', async () => {
     for (const key of ['deleted', 'updated', 'locked']) await store.call('putObject', 'b', key, { n: 0 }, {});
+    await store.call('createBucket', 'b_other', config, {});
     const old = postgres.primary();
     await postgres.standby()?.kill('SIGSTOP');
     const commit = settled(store.call('putObject', 'b', 'commit', { n: 1 }, {}));
@@ -129,7 +130,8 @@ describe('when the primary is killed', () => {
     );
     const held = expect(holder).rejects.toThrow();
     while ((await old.query("SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'")).length === 0);
-    const batch = settled(store.call('batch', [{ bucket: 'b', key: 'locked', value: { n: 2 } }], {}));
+    const requests = ['b', 'b_other'].map((bucket) => ({ bucket, key: 'locked', value: { n: 2 } }));
+    const batch = settled(store.call('batch', requests, {}));
     const blocked =
       "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'conger-kvstore'";
     while ((await old.query(blocked)).length === 0);

@@ -47,6 +47,9 @@ const optionFields: Fields = new Map<string, Quick>([
   ['no_reindex', isBoolean],
   ['deep', isBoolean],
   ['snapshot', isBoolean],
+  ['standby', isBoolean],
+  ['position', isBoolean],
+  ['minPosition', leaveToSchema],
   ['sort', leaveToSchema],
   ['internalOpts', leaveToSchema],
 ]);

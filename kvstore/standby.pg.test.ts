@@ -1,0 +1,153 @@
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { silentLogger } from '../runtime/log.ts';
+import { metrics } from '../runtime/metrics.ts';
+import { startKvstore, type TestKvstore } from '../test/fixtures/kvstore.ts';
+import { type ReplicatedPostgres, startReplicatedPostgres } from '../test/fixtures/replicated-postgres.ts';
+import { createKv } from './client.ts';
+import { onPrimaryAlone } from './position.ts';
+import { openTestStore } from './store/testing.ts';
+import type { Kv } from './types.ts';
+
+let postgres: ReplicatedPostgres;
+let kvstore: TestKvstore;
+let kv: Kv;
+
+beforeAll(async () => {
+  postgres = await startReplicatedPostgres();
+  kvstore = await startKvstore(postgres.url);
+  kv = createKv({ servers: [kvstore.url], log: silentLogger() });
+  await kv.ensureBucket('b', { index: { n: { type: 'number' } } });
+}, 120_000);
+
+afterEach(async () => {
+  await postgres.standby()?.query('SELECT pg_wal_replay_resume()');
+});
+
+afterAll(async () => {
+  await kv?.close();
+  await kvstore?.stop();
+  await postgres?.stop();
+});
+
+const atStandby = { standby: true };
+
+/** The standby goes on receiving, and so confirms commits, and replays none of them. */
+async function pauseReplay(): Promise<void> {
+  const standby = postgres.standby();
+  await standby?.query('SELECT pg_wal_replay_pause()');
+  const state = async () =>
+    (await standby?.query('SELECT pg_get_wal_replay_pause_state() AS state'))?.[0]?.state;
+  // The startup process looks at it when there is something to replay.
+  while ((await state()) !== 'paused')
+    await postgres.primary().query('SELECT pg_logical_emit_message(true, $$x$$, $$x$$)');
+}
+
+async function fallbacks(): Promise<number> {
+  const metric = await metrics.getSingleMetric('conger_kvstore_standby_fallbacks_total')?.get();
+  return metric?.values[0]?.value ?? 0;
+}
+
+/** Resolves once reads do go to the standby. */
+async function standbyIsKnown(): Promise<void> {
+  for (;;) {
+    const before = await fallbacks();
+    await kv.tryGet('b', 'any', atStandby);
+    if ((await fallbacks()) === before) return;
+  }
+}
+
+test('reads of a standby see the writes whose position they name', async () => {
+  await standbyIsKnown();
+  const before = await fallbacks();
+  for (let n = 1; n <= 50; n++) {
+    const { position } = await kv.put('b', 'own', { n }, { position: true });
+    expect(position).toMatch(/^[0-9A-F]+\/[0-9A-F]+$/);
+    const read = { ...atStandby, ...(position === undefined ? {} : { minPosition: position }) };
+    expect((await kv.get<{ n: number }>('b', 'own', read)).value).toEqual({ n });
+    const found = await kv.find('b', `(n=${n})`, read);
+    expect(found).toMatchObject({ objects: [{ key: 'own', value: { n } }], count: 1, snapshot: '', lsn: '' });
+  }
+  const deleted = await kv.del('b', 'own', { position: true });
+  expect(await kv.tryGet('b', 'own', { ...atStandby, minPosition: deleted.position ?? '' })).toBeUndefined();
+  const ops = [{ operation: 'put' as const, bucket: 'b', key: 'own', value: { n: 0 } }];
+  const batch = await kv.batch(ops, { position: true });
+  expect((await kv.get('b', 'own', { ...atStandby, minPosition: batch.position ?? '' })).value).toEqual({
+    n: 0,
+  });
+  expect(await fallbacks()).toBe(before);
+});
+
+test('without a position a standby answers what it has; with one it waits, and then the primary answers', async () => {
+  await kv
+    .put('b', 'lag', { n: 1 }, { position: true })
+    .then(({ position = '' }) => kv.get('b', 'lag', { ...atStandby, minPosition: position }));
+  await pauseReplay();
+  const { position: minPosition = '' } = await kv.put('b', 'lag', { n: 2 }, { position: true });
+  expect((await kv.get('b', 'lag')).value).toEqual({ n: 2 });
+  expect((await kv.get('b', 'lag', atStandby)).value).toEqual({ n: 1 });
+  expect((await kv.find('b', '(_key=lag)', atStandby)).objects[0]?.value).toEqual({ n: 1 });
+
+  let before = await fallbacks();
+  expect((await kv.get('b', 'lag', { ...atStandby, minPosition })).value).toEqual({ n: 2 });
+  expect((await kv.find('b', '(_key=lag)', { ...atStandby, minPosition })).objects[0]?.value).toEqual({
+    n: 2,
+  });
+  expect(await fallbacks()).toBe(before + 2);
+
+  before = await fallbacks();
+  const read = kv.get('b', 'lag', { ...atStandby, minPosition });
+  const asked =
+    "SELECT FROM pg_stat_activity WHERE query LIKE '%pg_last_wal_replay_lsn() >=%' AND application_name = 'conger-kvstore' AND query_start > now() - interval '200 ms'";
+  while ((await postgres.standby()?.query(asked))?.length === 0);
+  await postgres.standby()?.query('SELECT pg_wal_replay_resume()');
+  expect((await read).value).toEqual({ n: 2 });
+  expect(await fallbacks()).toBe(before);
+});
+
+test('a bucket that the standby does not have yet is read at the primary', async () => {
+  await pauseReplay();
+  await kv.ensureBucket('fresh', { index: { n: { type: 'number' } } });
+  await kv.put('fresh', 'k', { n: 1 });
+  expect((await kv.get('fresh', 'k', atStandby)).value).toEqual({ n: 1 });
+  expect((await kv.find('fresh', '(n=1)', atStandby)).objects).toHaveLength(1);
+  await postgres.standby()?.query('SELECT pg_wal_replay_resume()');
+});
+
+test('answers hold a position only where it was asked for', async () => {
+  const store = await openTestStore(postgres.url);
+  expect(await store.call('putObject', 'b', 'k', { n: 71 }, {})).toEqual([{ etag: expect.any(String) }]);
+  expect(await store.call('putObject', 'b', 'k', { n: 71 }, { position: true })).toEqual([
+    { etag: expect.any(String), position: expect.any(String) },
+  ]);
+  expect(await store.call('updateObjects', 'b', { n: 72 }, '(n=71)', { position: true })).toEqual([
+    { count: 1, etag: expect.any(String), position: expect.any(String) },
+  ]);
+  expect(await store.call('deleteMany', 'b', '(n=72)', { position: true })).toEqual([
+    { count: 1, position: expect.any(String) },
+  ]);
+  for (const minPosition of ['1', 'x/y', `0/1' OR '1`, 7]) {
+    await expect(store.call('getObject', 'b', 'k', { standby: true, minPosition })).rejects.toMatchObject({
+      name: 'InvocationError',
+    });
+  }
+  await store.store.close();
+});
+
+test('while a standby is frozen or gone the primary answers, and a new one is used again', async () => {
+  const { position: minPosition = '' } = await kv.put('b', 'gone', { n: 1 }, { position: true });
+  await kv.get('b', 'gone', { ...atStandby, minPosition });
+  await postgres.standby()?.kill('SIGSTOP');
+  expect((await kv.get('b', 'gone', { ...atStandby, minPosition })).value).toEqual({ n: 1 });
+  await postgres.standby()?.kill('SIGCONT');
+  await standbyIsKnown();
+
+  await postgres.killPrimary();
+  await postgres.promoteStandby();
+  expect((await kv.get('b', 'gone', { ...atStandby, minPosition })).value).toEqual({ n: 1 });
+  expect((await kv.get('b', 'gone', { ...atStandby, minPosition: onPrimaryAlone })).value).toEqual({ n: 1 });
+  await postgres.addStandby();
+  await standbyIsKnown();
+  const before = await fallbacks();
+  expect((await kv.get('b', 'gone', { ...atStandby, minPosition })).value).toEqual({ n: 1 });
+  expect(await fallbacks()).toBe(before);
+});
