@@ -74,14 +74,14 @@ class SlowReader {
     this.#closed = new Promise((resolve) => socket.once('close', resolve));
   }
 
-  static async start(): Promise<SlowReader> {
+  static async start(bucket: string): Promise<SlowReader> {
     const socket = connect({ host: '127.0.0.1', port: server.port });
     open.push(socket);
     socket.on('error', () => {});
     await once(socket, 'connect');
     socket.pause();
     const options = { noLimit: true, no_count: true };
-    socket.write(encodeMessage(2, status.data, 1, 'findObjects', ['many', '(n>=0)', options]));
+    socket.write(encodeMessage(2, status.data, 1, 'findObjects', [bucket, '(n>=0)', options]));
     return new SlowReader(socket);
   }
 
@@ -111,7 +111,7 @@ describe.runIf(process.platform === 'linux')('finds of all rows by clients that 
     await other.call('findObjects', ['many', '(n<=1000)', {}]);
     const before = await residentMemory();
     // More than there are connections to PostgreSQL.
-    const readers = await Promise.all(Array.from({ length: 12 }, () => SlowReader.start()));
+    const readers = await Promise.all(Array.from({ length: 12 }, () => SlowReader.start('many')));
     await readers[0]?.read(mb);
     for (let i = 0; i < 100; i++) {
       await other.call('putObject', ['b', `k${i}`, value, {}]);
@@ -126,7 +126,7 @@ describe.runIf(process.platform === 'linux')('finds of all rows by clients that 
     const other = await client();
     await other.call('findObjects', ['many', '(n<=1000)', {}]);
     const before = await residentMemory();
-    const reader = await SlowReader.start();
+    const reader = await SlowReader.start('many');
     let most = 0;
     let puts = 0;
     while (!reader.ended) {
@@ -138,6 +138,27 @@ describe.runIf(process.platform === 'linux')('finds of all rows by clients that 
     expect(puts).toBeGreaterThan((rows * 1000) / (9 * mb));
     expect(most).toBeLessThan(100 * mb);
   }, 600_000);
+
+  test('are answered from flat memory where each row is as large as it may be', async () => {
+    const other = await client();
+    await other.call('createBucket', ['large', { index: { n: { type: 'number' } } }, {}]);
+    const db = new pg.Client({ connectionString: postgres.url });
+    await db.connect();
+    await db.query(
+      `INSERT INTO kv.large (_key, _value, _etag, _mtime, _pkey, n)
+       SELECT 'k' || i, '{"s":"' || repeat('x', 3000000) || '"}', 'ABCDEF01', 0, 'k' || i, i FROM generate_series(1, 80) i`,
+    );
+    await db.end();
+    const before = await residentMemory();
+    const reader = await SlowReader.start('large');
+    let most = 0;
+    while (!reader.ended) {
+      await reader.read(16 * mb);
+      most = Math.max(most, (await residentMemory()) - before);
+    }
+    expect(reader).toMatchObject({ error: undefined, rows: 80 });
+    expect(most).toBeLessThan(150 * mb);
+  });
 });
 
 test('more calls than the server takes are each answered once, with a hint when to try again', async () => {

@@ -182,8 +182,15 @@ export function timeLimit(ms: number): Statement {
   return { text: `SELECT set_config('statement_timeout', $1, true)`, values: [String(ms)] };
 }
 
-/** Rows that are handed over at a time. */
+/** What is handed over at a time: rows up to this number, or this many characters of them and what goes beyond. */
 const rowsPerPage = 200;
+const charactersPerPage = 1024 * 1024;
+
+function lengthOf(row: TextRow): number {
+  let length = 0;
+  for (const text of row) length += text?.length ?? 0;
+  return length;
+}
 
 /**
  * Sends statements in one round trip, and hands over the rows of the last page by page. While a page is being taken no
@@ -196,6 +203,7 @@ export async function exchangePages(
   take: (rows: TextRow[]) => Promise<boolean>,
 ): Promise<void> {
   let page: TextRow[] = [];
+  let characters = 0;
   let delivery: Promise<void> | undefined;
   let stopped: { readonly error?: unknown } | undefined;
   let passedOver = 0;
@@ -205,6 +213,7 @@ export async function exchangePages(
     while (page.length > 0 && stopped === undefined) {
       const rows = page;
       page = [];
+      characters = 0;
       try {
         if (!(await take(rows))) stopped = {};
       } catch (error) {
@@ -220,7 +229,8 @@ export async function exchangePages(
       return;
     }
     page.push(row);
-    if (page.length >= rowsPerPage) delivery ??= deliver();
+    characters += lengthOf(row);
+    if (page.length >= rowsPerPage || characters >= charactersPerPage) delivery ??= deliver();
   };
   let query: Exchange;
   const end = await new Promise<{ readonly error: unknown }>((resolve) => {
