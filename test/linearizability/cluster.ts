@@ -42,9 +42,10 @@ export class Server {
     await this.#process?.kill('SIGKILL');
   }
 
-  /** SIGSTOP or SIGCONT. */
-  signal(signal: 'SIGSTOP' | 'SIGCONT'): void {
-    this.#process?.child.kill(signal);
+  get pid(): number {
+    const pid = this.#process?.child.pid;
+    if (pid === undefined) throw new Error(`${this.name} does not run`);
+    return pid;
   }
 
   /** Makes one call on a connection of its own. */

@@ -3,6 +3,7 @@ import type { Random } from '../random.ts';
 import { bucket, type Client } from './client.ts';
 import { type Cluster, until } from './cluster.ts';
 import { failover, unfenced } from './failover.ts';
+import { stopProcess, wakeProcess } from './stopped.ts';
 
 /** What a fault may meddle with. */
 export interface Scene {
@@ -35,10 +36,10 @@ const server: Readonly<Record<string, Fault>> = {
     await victim.start();
   },
   pause: async ({ cluster }, random) => {
-    const victim = random.pick(cluster.servers);
-    victim.signal('SIGSTOP');
+    const { pid } = random.pick(cluster.servers);
+    stopProcess(pid);
     await pause(random, 1_600);
-    victim.signal('SIGCONT');
+    wakeProcess(pid);
   },
 };
 
@@ -103,9 +104,9 @@ const postgres: Readonly<Record<string, Fault>> = {
       .query(`SELECT pid FROM pg_stat_activity WHERE ${ofKvstore} ORDER BY backend_start, pid`);
     if (rows.length === 0) return;
     const pid = Number(random.pick(rows).pid);
-    process.kill(pid, 'SIGSTOP');
+    stopProcess(pid);
     await pause(random, 1_600);
-    process.kill(pid, 'SIGCONT');
+    wakeProcess(pid);
   },
   pause: async ({ cluster }, random) => {
     await cluster.postgres.primary().kill('SIGSTOP');

@@ -60,6 +60,8 @@ function counts({ operations, keys, byOutcome, faults }: Report): string {
   return `${operations} operations on ${keys} objects (${outcomes.join(', ')}); ${faults.join(' ')}`;
 }
 
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+
 await buildChecker((line) => console.log(line));
 const keep = values.keep ?? (await mkdtemp(join(tmpdir(), 'conger-linearizability-')));
 let passed = 0;
