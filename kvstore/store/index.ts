@@ -61,7 +61,7 @@ export async function createStore(options: StoreOptions): Promise<OpenStore> {
   const group = new GroupCommit(database, registry, maxGroups);
   const reads = new GroupRead(database);
   const hooks = new Hooks(options.hooks ?? new Map(), sql);
-  const bell = new BucketBell(new Notifications(database.finder), log);
+  const bell = new BucketBell(new Notifications(database.finder, 'conger-kvstore bell'), log);
   const builder = new IndexBuilder(database.builders, log);
   bell.on((bucket) => {
     registry.changed(bucket);

@@ -119,7 +119,10 @@ class Listening implements Listener {
 
 /** listen, unlisten, notify. `close` ends every listener with an error, and lets no more listen. */
 export function listenRpcs(store: Store): { readonly rpcs: RpcTable; close(): void } {
-  const notifications = new Notifications(store.database.finder, { name: unlistenChannel, hear: endById });
+  const notifications = new Notifications(store.database.finder, 'conger-kvstore listen', {
+    name: unlistenChannel,
+    hear: endById,
+  });
   const all = new Set<Listening>();
   const byId = new Map<string, Set<Listening>>();
   let closed = false;

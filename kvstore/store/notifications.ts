@@ -32,11 +32,14 @@ const keepAliveMs = 5_000;
  */
 export class Notifications {
   readonly #finder: PrimaryFinder;
+  readonly #name: string;
   readonly #own: OwnChannel | undefined;
   #link: Promise<Link> | undefined;
 
-  constructor(finder: PrimaryFinder, own?: OwnChannel) {
+  /** @param name of the connection, in pg_stat_activity */
+  constructor(finder: PrimaryFinder, name: string, own?: OwnChannel) {
     this.#finder = finder;
+    this.#name = name;
     this.#own = own;
   }
 
@@ -79,7 +82,7 @@ export class Notifications {
       const { url } = await this.#finder.primary(connectMs);
       const client = new pg.Client({
         connectionString: url,
-        application_name: 'conger-kvstore listen',
+        application_name: this.#name,
         connectionTimeoutMillis: connectMs,
         keepAlive: true,
         keepAliveInitialDelayMillis: keepAliveMs,
