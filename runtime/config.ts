@@ -101,6 +101,18 @@ export const options = {
     z.string().regex(/^[a-z_][a-z0-9_]{0,39}$/),
     'replication slot and publication that the capture reads through',
   ),
+  failpoints: option(
+    'CONGER_FAILPOINTS',
+    '',
+    z.string(),
+    'faults that tests want of this process (runtime/failpoints.ts)',
+  ),
+  failpointsTrace: option(
+    'CONGER_FAILPOINTS_TRACE',
+    '',
+    z.string(),
+    'file in which this process tells which failpoints it passes',
+  ),
   cnapi: option('CONGER_CNAPI', 'http://127.0.0.1:8080', list, 'CNAPI instances, comma-separated'),
   vmapi: option('CONGER_VMAPI', 'http://127.0.0.1:8081', list, 'VMAPI instances, comma-separated'),
   napi: option('CONGER_NAPI', 'http://127.0.0.1:8082', list, 'NAPI instances, comma-separated'),

@@ -1,5 +1,6 @@
 import { type Config, loadConfig } from './config.ts';
 import { messageOf } from './errors.ts';
+import { armFailpoints } from './failpoints.ts';
 import { createLogger, type Logger } from './log.ts';
 import { Shutdown } from './shutdown.ts';
 
@@ -23,6 +24,7 @@ export interface Ready {
  */
 export async function runProcess(name: string, start: (runtime: Runtime) => Promise<Ready>): Promise<void> {
   const config = loadConfig();
+  armFailpoints(config.failpoints, config.failpointsTrace);
   const log = createLogger(config.instance || name, config.logLevel);
   const shutdown = new Shutdown(log);
   const die = (why: string) => (error: unknown) => {
