@@ -12,6 +12,7 @@ import { Seen } from '../testing/records.ts';
 import { Watched } from '../testing/until.ts';
 import type { LogRecord, LogWriter } from '../types.ts';
 import { Capture } from './capture.ts';
+import { ensureSlot } from './slot.ts';
 import { emit, logLines, query, runLoad, untilAppended, Witness } from './wal.testing.ts';
 
 const log = silentLogger();
@@ -56,6 +57,14 @@ afterEach(async () => {
 
 function embedded(postgres = url): LogWriter {
   return createEmbeddedWriter({ postgres, partitions, retainMs: 2 ** 45, retainRecords: 1e6, log });
+}
+
+function bound(inner: LogWriter): LogWriter {
+  return {
+    open: () => inner.open(),
+    append: (records) => inner.append(records),
+    close: () => inner.close(),
+  };
 }
 
 async function startCapture(options: { postgres?: string; writer?: () => LogWriter } = {}): Promise<Capture> {
@@ -351,6 +360,34 @@ describe('the capture', { timeout: 30_000 }, () => {
       '3',
     ]);
     expect(rows.map((row) => parsePosition(row.position).epoch)).toEqual([1, 2, 2, 2, 2, 2, 2]);
+  });
+
+  test('a slot that another process makes anew while this one begins is not taken for the old one', async () => {
+    const client = await connected();
+    let anew = false;
+    const writer = (): LogWriter => {
+      const inner = embedded();
+      return {
+        ...bound(inner),
+        open: async () => {
+          // Between the look at the epoch and the beginning of the stream.
+          if (!anew) {
+            anew = true;
+            await emit(client, [{ partitionKey: 'k', body: 'in the gap' }]);
+            await client.query('SELECT pg_drop_replication_slot($1)', [slot]);
+            await ensureSlot(client, slot, log);
+          }
+          return inner.open();
+        },
+      };
+    };
+    const capture = await startCapture({ writer });
+    await untilAppended(url, partitions);
+    await emit(client, [{ partitionKey: 'k', body: 'after it' }]);
+    await untilAppended(url, partitions + 1);
+    expect(capture.status.epoch).toBe(2);
+    const rows = await query<{ position: string }>(url, 'SELECT position FROM conger_log');
+    expect(rows.map((row) => parsePosition(row.position).epoch)).toEqual(Array(partitions + 1).fill(2));
   });
 
   test('stopping leaves everything that was appended confirmed', async () => {

@@ -11,7 +11,7 @@ import { openings } from './opening.ts';
 import { decodePgOutput } from './pgoutput.ts';
 import { Pipeline } from './pipeline.ts';
 import { ReplicationStream } from './replication.ts';
-import { ensureSlot, epochAfter, freeSlot } from './slot.ts';
+import { checkEpoch, ensureSlot, epochAfter, freeSlot } from './slot.ts';
 import { Visibility } from './visibility.ts';
 
 export interface CaptureOptions {
@@ -124,9 +124,6 @@ export class Capture {
       const tails = await log.open();
       this.#epoch = await epochAfter(control, slot, slotEpoch, tails, this.#log);
       await freeSlot(control, slot, this.#log);
-      const opening = openings(this.#epoch, tails);
-      if (opening.length > 0) await log.append(opening);
-
       const assembler = new Assembler(this.#epoch, partitions);
       const visibility = new Visibility(control);
       const flow = new Pipeline({
@@ -155,18 +152,24 @@ export class Capture {
           },
         },
       });
+      const over = Promise.race([
+        stream.over,
+        seat.lost.then(() => 'the seat was lost'),
+        controlLost.then(() => 'the control connection was lost'),
+        aborted(signal),
+      ]);
+      const early = await Promise.race([stream.begun.then(() => 'begun' as const), over]);
+      if (early === undefined) return;
+      if (early !== 'begun') throw new Error(early);
+      await checkEpoch(control, slot, this.#epoch);
+      const opening = openings(this.#epoch, tails);
+      if (opening.length > 0) await log.append(opening);
       work = flow.run();
       this.#control = control;
       this.#setActive(true);
       this.#log.info({ slot, epoch: this.#epoch }, 'capturing');
       established();
-      const why = await Promise.race([
-        stream.over,
-        seat.lost.then(() => 'the seat was lost'),
-        controlLost.then(() => 'the control connection was lost'),
-        work.then(() => 'the pipeline ended'),
-        aborted(signal),
-      ]);
+      const why = await Promise.race([over, work.then(() => 'the pipeline ended')]);
       if (why !== undefined) throw new Error(why);
     } finally {
       this.#control = undefined;

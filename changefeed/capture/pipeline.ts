@@ -33,7 +33,8 @@ export class Pipeline {
   #queue: CapturedTransaction[] = [];
   #queuedBytes = 0;
   #paused = false;
-  #working = false;
+  /** Until `run`, too: what comes before it waits, and is not confirmed either. */
+  #working = true;
   /** Everything before this LSN has been handed in. */
   #received = 0n;
   #wake: (() => void) | undefined;
@@ -67,8 +68,10 @@ export class Pipeline {
   /** Works until `stop`; the append in flight is finished first. Rejects when an append fails. */
   async run(): Promise<void> {
     const { signal } = this.#stop;
+    this.#working = false;
     while (!signal.aborted) {
       if (this.#queue.length === 0) {
+        this.#confirmIfDone();
         await new Promise<void>((resolve) => {
           this.#wake = resolve;
         });
@@ -141,7 +144,8 @@ export class Pipeline {
   }
 
   #confirmIfDone(): void {
-    if (!this.#working && this.#queue.length === 0) this.#options.confirm(this.#received, false);
+    if (!this.#working && this.#queue.length === 0 && this.#received > 0n)
+      this.#options.confirm(this.#received, false);
   }
 }
 

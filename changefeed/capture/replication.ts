@@ -37,6 +37,8 @@ export class ReplicationStream {
   #delayed: NodeJS.Timeout | undefined;
   #whilePaused: NodeJS.Timeout | undefined;
   #stopped = false;
+  /** Resolves once the server reads the slot for us, and so nobody can drop it; never, if it does not. */
+  readonly begun: Promise<void>;
   /** Resolves with the reason when the stream is over, for whatever reason. */
   readonly over: Promise<string>;
 
@@ -54,6 +56,7 @@ export class ReplicationStream {
     this.#client = client;
     this.#handler = handler;
     const connection = connectionOf(client);
+    this.begun = new Promise((resolve) => connection.once('replicationStart', resolve));
     const fault = new Promise<string>((resolve) => {
       connection.on('copyData', ({ chunk }: { chunk: Buffer }) => {
         if (this.#stopped) return;

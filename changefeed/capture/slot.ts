@@ -62,6 +62,16 @@ export async function epochAfter(
   return next;
 }
 
+/**
+ * To be asked once the slot is read, before anything is appended or confirmed: whether it still is the slot of this
+ * epoch. Until then any process that starts, or was paused, may have made a lost slot anew.
+ * @throws Error where it is not
+ */
+export async function checkEpoch(client: pg.Client, slot: string, epoch: number): Promise<void> {
+  const now = await currentEpoch(client, slot);
+  if (now !== epoch) throw new Error(`the slot was made anew meanwhile: epoch ${now} instead of ${epoch}`);
+}
+
 /** Ends a walsender that still holds the slot. Only for the owner of the slot's seat: no one else may be reading. */
 export async function freeSlot(client: pg.Client, slot: string, log: Logger): Promise<void> {
   const { rows } = await client.query<{ pid: number; ended: boolean }>(

@@ -157,10 +157,6 @@ end_waiting:
 #endif
   known[0] = tail[0];
   known[1] = tail[1];
-#ifndef M_NO_OPENING
-  atomic { open_epoch(0) };
-  atomic { open_epoch(1) };
-#endif
   /* Ends whoever still reads, and reads from behind what is confirmed. */
   atomic {
     if
@@ -180,6 +176,10 @@ end_waiting:
     :: else
     fi
   };
+#ifndef M_NO_OPENING
+  atomic { open_epoch(0) };
+  atomic { open_epoch(1) };
+#endif
 
 end_reigning:
   do
