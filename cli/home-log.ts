@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { z } from 'zod';
 import { messageOf } from '../runtime/errors.ts';
+import { primaryNow } from '../runtime/postgres/primary.ts';
 import { type Home, writeWhole } from './home.ts';
 
 /** Which log the changes of a home are kept in. */
@@ -83,6 +84,7 @@ function describe(log: HomeLog): string {
 
 /** How long the slot may still be held by a capture of the last run, whose connection is about to be noticed as gone. */
 const releaseMs = 5_000;
+const connectMs = 10_000;
 const checkpoints = 'kv.conger_checkpoints';
 const embedded = ['conger_log', 'conger_log_trimmed'];
 
@@ -92,9 +94,13 @@ async function forget(
   slot: string,
   emptyEmbedded: boolean,
 ): Promise<'forgotten' | 'nothing' | 'inUse'> {
-  const client = new pg.Client({ connectionString: postgres, connectionTimeoutMillis: 10_000 });
-  client.on('error', () => {});
+  let client: pg.Client | undefined;
   try {
+    client = new pg.Client({
+      connectionString: await primaryNow(postgres, connectMs),
+      connectionTimeoutMillis: connectMs,
+    });
+    client.on('error', () => {});
     await client.connect();
     const found = await released(client, slot);
     if (found === 'inUse') return 'inUse';
@@ -105,7 +111,7 @@ async function forget(
   } catch (cause) {
     throw new Error(`the log of changes cannot be exchanged: ${messageOf(cause)}`, { cause });
   } finally {
-    await client.end().catch(() => {});
+    await client?.end().catch(() => {});
   }
 }
 

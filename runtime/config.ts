@@ -48,7 +48,7 @@ export const options = {
     'CONGER_POSTGRES',
     'postgresql://conger@127.0.0.1:5432/conger',
     z.string().min(1),
-    'URL of the PostgreSQL that holds the KV tier',
+    'URL of the PostgreSQL that holds the KV tier; of all hosts, comma-separated, where it has standbys',
   ),
   postgresPool: option(
     'CONGER_POSTGRES_POOL',

@@ -1,6 +1,7 @@
 import { connect } from 'node:net';
 import { parseArgs } from 'node:util';
 import { messageOf } from '../../runtime/errors.ts';
+import { hostsOf } from '../../runtime/postgres/hosts.ts';
 import { type Endpoints, readEndpoints } from '../endpoints.ts';
 import { Home } from '../home.ts';
 import { replicated } from '../plan.ts';
@@ -72,13 +73,11 @@ async function askAll(endpoints: Endpoints): Promise<Answer[]> {
     const { hostname, port } = new URL(url);
     return ask(name, url, reachTcp(hostname, Number(port)));
   };
-  const postgres = new URL(endpoints.postgres);
   const answers = [
-    ask(
-      'postgres0',
-      postgres.host,
-      reachTcp(postgres.hostname || '127.0.0.1', Number(postgres.port || 5432)),
-    ),
+    ...hostsOf(endpoints.postgres).map((url, i) => {
+      const { host, hostname, port } = new URL(url);
+      return ask(`postgres${i}`, host, reachTcp(hostname || '127.0.0.1', Number(port || 5432)));
+    }),
     ...(endpoints.kafka ?? []).map((broker, i) => tcp(`kafka${i}`, `tcp://${broker}`)),
     ...endpoints.kvstore.map((url, i) => tcp(`kvstore${i}`, url)),
     ...[...replicated, 'adminui' as const].flatMap((service) =>

@@ -30,7 +30,7 @@ describe('the options of up', () => {
       '--kafka-brokers',
       'a:9092, b.c:9093,[::1]:9094',
       '--postgres',
-      'postgresql://u:p@h:5432/d',
+      'postgresql://u:p@h:5432/d,postgresql://u:p@i:5432/d',
       '--sql',
     ];
     expect(parseUp([...args, ...more])).toEqual({
@@ -40,7 +40,7 @@ describe('the options of up', () => {
       simulated: true,
       portBase: 'free',
       kafka: ['a:9092', 'b.c:9093', '[::1]:9094'],
-      postgres: 'postgresql://u:p@h:5432/d',
+      postgres: 'postgresql://u:p@h:5432/d,postgresql://u:p@i:5432/d',
       sql: true,
       install: false,
     });
@@ -57,6 +57,7 @@ describe('the options of up', () => {
     ['--kafka-brokers', 'localhost'],
     ['--kafka-brokers', 'a:1,,b:2'],
     ['--postgres', 'mysql://h/d'],
+    ['--postgres', 'mysql://h/d,postgresql://h/d'],
     ['--home', ''],
   ])('%s %j is refused, with the option’s name', (option, value) => {
     expect(() => parseUp([option, value])).toThrow(option);

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { parseArgs } from 'node:util';
+import { hostsOf } from '../../runtime/postgres/hosts.ts';
 import { type Datacenter, startDatacenter } from '../datacenter.ts';
 import type { DatacenterOptions } from '../options.ts';
 import { defaultPortBase } from '../plan.ts';
@@ -11,7 +12,7 @@ Brings a datacenter up, in the foreground; Ctrl-C stops it. The next start carri
 
   --kafka                    start a Kafka broker and keep the changes in it (default: in PostgreSQL)
   --kafka-brokers HOST:PORT  use these Kafka brokers, comma-separated
-  --postgres URL             use this PostgreSQL (17 or newer, wal_level=logical)
+  --postgres URL[,URL...]    use this PostgreSQL (17 or newer, wal_level=logical)
   --instances N              instances of each of CNAPI, VMAPI, NAPI and FWAPI (default 2)
   --nodes N                  compute nodes (default 2): network namespaces, or simulated where these cannot be
   --nodes simulated:N        compute nodes, all of them simulated
@@ -42,9 +43,12 @@ function parseBrokers(text: string): string[] {
 }
 
 function parsePostgres(text: string): string {
-  const url = URL.canParse(text) ? new URL(text) : undefined;
-  if (url?.protocol === 'postgresql:' || url?.protocol === 'postgres:') return text;
-  throw new UsageError('--postgres: a URL like postgresql://user:password@host:5432/database is wanted');
+  try {
+    hostsOf(text);
+    return text;
+  } catch {
+    throw new UsageError('--postgres: a URL like postgresql://user:password@host:5432/database is wanted');
+  }
 }
 
 /** @throws UsageError */
@@ -86,10 +90,14 @@ function table(rows: readonly (readonly [string, string])[]): string {
   return rows.map(([name, value]) => `  ${name.padEnd(width)}  ${value}`).join('\n');
 }
 
+function withoutPassword(url: string): string {
+  const safe = new URL(url);
+  if (safe.password !== '') safe.password = '***';
+  return safe.href;
+}
+
 function welcome({ endpoints, home }: Datacenter): string {
   const { kvstore, cnapi, vmapi, napi, fwapi, adminui, kafka, postgres, nodes } = endpoints;
-  const safe = new URL(postgres);
-  if (safe.password !== '') safe.password = '***';
   const kinds = nodes.map(({ uuid, kind }) => `${uuid} (${kind})`);
   const rows: [string, string][] = [
     ['adminui', adminui.join(' ')],
@@ -98,7 +106,7 @@ function welcome({ endpoints, home }: Datacenter): string {
     ['NAPI', napi.join(' ')],
     ['FWAPI', fwapi.join(' ')],
     ['kvstore', kvstore.join(' ')],
-    ['PostgreSQL', safe.href],
+    ['PostgreSQL', hostsOf(postgres).map(withoutPassword).join(' ')],
     ['Kafka', kafka?.join(' ') ?? 'not used: the log is in PostgreSQL'],
     ...kinds.map((text, i): [string, string] => [i === 0 ? 'nodes' : '', text]),
     ['home', home.path],

@@ -1,6 +1,7 @@
 import { createWriteStream } from 'node:fs';
 import pg from 'pg';
 import { messageOf } from '../../runtime/errors.ts';
+import { primaryNow } from '../../runtime/postgres/primary.ts';
 import type { Part } from '../supervisor.ts';
 import { asLogLine } from './node-process.ts';
 import { startServer } from './postgres.ts';
@@ -47,11 +48,17 @@ export function postgresPart(options: {
   };
 }
 
+const connectMs = 5_000;
+
 /** @throws Error saying what a PostgreSQL that was given lacks */
 export async function checkPostgres(url: string): Promise<void> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 5_000 });
-  client.on('error', () => {});
+  let client: pg.Client | undefined;
   try {
+    client = new pg.Client({
+      connectionString: await primaryNow(url, connectMs),
+      connectionTimeoutMillis: connectMs,
+    });
+    client.on('error', () => {});
     await client.connect();
     const { rows } = await client.query<{ wal: string; version: number; replication: boolean }>(
       `select current_setting('wal_level') as wal, current_setting('server_version_num')::int as version,
@@ -65,6 +72,6 @@ export async function checkPostgres(url: string): Promise<void> {
   } catch (cause) {
     throw new Error(`the PostgreSQL given with --postgres cannot be used: ${messageOf(cause)}`, { cause });
   } finally {
-    await client.end().catch(() => {});
+    await client?.end().catch(() => {});
   }
 }

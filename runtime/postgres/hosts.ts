@@ -11,11 +11,11 @@ export function hostsOf(list: string): readonly string[] {
     const scheme = URL.canParse(url) ? new URL(url).protocol : undefined;
     if (scheme !== 'postgresql:' && scheme !== 'postgres:') {
       throw new Error(
-        'CONGER_POSTGRES: expected postgresql://user@host:port/database, or several, comma-separated',
+        'PostgreSQL: expected postgresql://user@host:port/database, or several, comma-separated',
       );
     }
   }
-  if (urls.length === 0) throw new Error('CONGER_POSTGRES names no host');
+  if (urls.length === 0) throw new Error('PostgreSQL: no host is given');
   return urls;
 }
 

@@ -80,7 +80,7 @@ describe('hostsOf', () => {
 
   test('refuses what is no URL of PostgreSQL', () => {
     for (const wrong of ['', ' ', '10.0.0.1', 'http://10.0.0.1', `mysql://x,${a}`]) {
-      expect(() => hostsOf(wrong)).toThrow('CONGER_POSTGRES');
+      expect(() => hostsOf(wrong)).toThrow('PostgreSQL: ');
     }
   });
 

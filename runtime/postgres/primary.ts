@@ -1,5 +1,5 @@
 import { CongerError, messageOf } from '../errors.ts';
-import type { Logger } from '../log.ts';
+import { type Logger, silentLogger } from '../log.ts';
 import { counter } from '../metrics.ts';
 import { type HostState, HostWatch } from './host-watch.ts';
 import { hostName, hostsOf } from './hosts.ts';
@@ -250,4 +250,17 @@ export function openPrimaryFinder(list: string, log: Logger): PrimaryFinder {
       await hosts.close();
     },
   };
+}
+
+/**
+ * The URL of the primary, for a look of its own at it.
+ * @throws NoDatabasePeersError
+ */
+export async function primaryNow(list: string, withinMs: number): Promise<string> {
+  const finder = openPrimaryFinder(list, silentLogger());
+  try {
+    return (await finder.primary(withinMs)).url;
+  } finally {
+    await finder.close();
+  }
 }

@@ -109,7 +109,7 @@ describe('the instances', () => {
     await endpoints({
       kvstore: [`tcp://${open}`, `tcp://${gone}`],
       vmapi: [`http://${well}`, `http://${ill}`, `http://${gone}`],
-      postgres: `postgresql://conger:secret@${open}/conger`,
+      postgres: [open, gone].map((host) => `postgresql://conger:secret@${host}/conger`).join(),
       nodes: [
         { uuid: 'a', kind: 'netns' },
         { uuid: 'b', kind: 'netns' },
@@ -123,6 +123,7 @@ describe('the instances', () => {
     const rows = await get<Health[]>('/api/instances');
     expect(rows.map(({ name, pid, detail }) => [name, pid, detail])).toEqual([
       ['postgres0', null, null],
+      ['postgres1', null, 'not running'],
       ['capture0', null, 'not running'],
       ['kvstore0', null, null],
       ['kvstore1', null, 'not running'],

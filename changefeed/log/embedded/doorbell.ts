@@ -1,6 +1,7 @@
 import pgListen from 'pg-listen';
 import { messageOf } from '../../../runtime/errors.ts';
 import type { Logger } from '../../../runtime/log.ts';
+import type { PrimaryFinder } from '../../../runtime/postgres/primary.ts';
 import { Backoff } from '../../backoff.ts';
 import { KEEPALIVE_MS } from '../../postgres.ts';
 
@@ -9,6 +10,8 @@ export type OnRing = (payload: string | undefined) => void;
 
 type Subscriber = ReturnType<typeof pgListen.default>;
 
+/** How long to wait for a primary before saying that there is none, and waiting on. */
+const PRIMARY_MS = 1_000;
 /** How long to wait between attempts to reconnect. */
 const RETRY_MS = 200;
 
@@ -17,7 +20,7 @@ const RETRY_MS = 200;
  * anew, every listener is told to look at everything.
  */
 export class Doorbell {
-  readonly #postgres: string;
+  readonly #finder: PrimaryFinder;
   readonly #log: Logger;
   readonly #channels: readonly string[];
   readonly #listeners = new Map<string, Set<OnRing>>();
@@ -26,8 +29,8 @@ export class Doorbell {
   #subscriber: Subscriber | undefined;
   #opening: Promise<void> | undefined;
 
-  constructor(postgres: string, channels: readonly string[], log: Logger) {
-    this.#postgres = postgres;
+  constructor(finder: PrimaryFinder, channels: readonly string[], log: Logger) {
+    this.#finder = finder;
     this.#channels = channels;
     this.#log = log;
   }
@@ -55,16 +58,21 @@ export class Doorbell {
   async #open(): Promise<void> {
     const { signal } = this.#closed;
     while (!signal.aborted) {
+      const primary = await this.#finder.primary(PRIMARY_MS).catch((error: unknown) => {
+        this.#log.warn({ err: error }, `cannot listen to PostgreSQL: ${messageOf(error)}`);
+      });
+      if (primary === undefined) continue;
+      if (signal.aborted) return;
       const subscriber = pgListen.default(
         {
-          connectionString: this.#postgres,
+          connectionString: primary.url,
           application_name: 'conger log doorbell',
           keepAliveInitialDelayMillis: KEEPALIVE_MS,
         },
         { paranoidChecking: false, retryInterval: RETRY_MS, parse: (text) => text },
       );
       this.#subscriber = subscriber;
-      this.#attach(subscriber);
+      this.#attach(subscriber, primary.url);
       try {
         await subscriber.connect();
         for (const channel of this.#channels) await subscriber.listenTo(channel);
@@ -81,7 +89,7 @@ export class Doorbell {
     if (signal.aborted) await this.#subscriber?.close().catch(() => undefined);
   }
 
-  #attach(subscriber: Subscriber): void {
+  #attach(subscriber: Subscriber, url: string): void {
     const { events } = subscriber;
     events.on('notification', ({ channel, payload }) => this.#ring(channel, String(payload ?? '')));
     // Also said after pg-listen has reconnected and listens again; it does not notice that it was closed meanwhile.
@@ -89,14 +97,20 @@ export class Doorbell {
       if (this.#closed.signal.aborted) void subscriber.close().catch(() => undefined);
       else this.#ringAll();
     });
-    // pg-listen has given up: PostgreSQL was away for long, or the new connection broke while it was being set up.
-    events.on('error', (error) => {
+    const replace = (error: unknown) => {
       if (this.#subscriber !== subscriber || this.#closed.signal.aborted) return;
+      silence();
       this.#log.warn({ err: error }, 'the doorbell broke; opening another');
       this.#subscriber = undefined;
       void subscriber.close().catch(() => undefined);
       this.#opening = this.#open();
+    };
+    // pg-listen only ever goes back to the host that it had.
+    const silence = this.#finder.onChange(() => {
+      if (this.#finder.current?.url !== url) replace(new Error('PostgreSQL has another primary'));
     });
+    // pg-listen has given up: PostgreSQL was away for long, or the new connection broke while it was being set up.
+    events.on('error', replace);
   }
 
   #ringAll(): void {

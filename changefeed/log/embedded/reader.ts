@@ -1,8 +1,10 @@
-import pg from 'pg';
+import type pg from 'pg';
 import { messageOf } from '../../../runtime/errors.ts';
 import type { Logger } from '../../../runtime/log.ts';
+import { openPrimaryFinder, type PrimaryFinder } from '../../../runtime/postgres/primary.ts';
+import { openRoutedPool } from '../../../runtime/postgres/routed-pool.ts';
 import { Backoff } from '../../backoff.ts';
-import { KEEPALIVE_MS } from '../../postgres.ts';
+import { CONNECT_MS, KEEPALIVE_MS } from '../../postgres.ts';
 import type { GroupHandler, LogBatch, LogReader, Position, Reading } from '../../types.ts';
 import { Doorbell } from './doorbell.ts';
 import { GroupMember } from './group.ts';
@@ -26,6 +28,7 @@ const CONNECTIONS = 3;
 export class EmbeddedReader implements LogReader {
   readonly partitions: number;
   readonly #log: Logger;
+  readonly #finder: PrimaryFinder;
   readonly #pool: pg.Pool;
   readonly #doorbell: Doorbell;
   readonly #membership: Membership;
@@ -35,16 +38,20 @@ export class EmbeddedReader implements LogReader {
   private constructor({ postgres, partitions, log }: EmbeddedReaderOptions) {
     this.partitions = partitions;
     this.#log = log;
-    this.#pool = new pg.Pool({
-      connectionString: postgres,
+    const finder = openPrimaryFinder(postgres, log);
+    const primary = () => (finder.current === undefined ? [] : [finder.current.url]);
+    const { pool, retarget } = openRoutedPool(primary, {
       application_name: 'conger log reader',
       max: CONNECTIONS,
       keepAlive: true,
       keepAliveInitialDelayMillis: KEEPALIVE_MS,
-      connectionTimeoutMillis: 10_000,
+      connectionTimeoutMillis: CONNECT_MS,
     });
-    this.#pool.on('error', (error) => log.debug({ err: error }, 'an idle connection was lost'));
-    this.#doorbell = new Doorbell(postgres, [LOG_CHANNEL, GROUP_CHANNEL], log);
+    finder.onChange(retarget);
+    pool.on('error', (error) => log.debug({ err: error }, 'an idle connection was lost'));
+    this.#finder = finder;
+    this.#pool = pool;
+    this.#doorbell = new Doorbell(finder, [LOG_CHANNEL, GROUP_CHANNEL], log);
     this.#membership = new Membership({ postgres, pool: this.#pool, doorbell: this.#doorbell, log });
   }
 
@@ -52,6 +59,7 @@ export class EmbeddedReader implements LogReader {
   static async open(options: EmbeddedReaderOptions): Promise<EmbeddedReader> {
     const reader = new EmbeddedReader(options);
     try {
+      await reader.#finder.primary(CONNECT_MS);
       const client = await reader.#pool.connect();
       try {
         await ensureLog(client, options.partitions);
@@ -113,6 +121,7 @@ export class EmbeddedReader implements LogReader {
     await this.#membership.close();
     await this.#doorbell.close();
     await this.#pool.end();
+    await this.#finder.close();
   }
 
   #pump(deliver: (batch: LogBatch) => Promise<void>): Pump {

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { CongerError, messageOf } from '../../../runtime/errors.ts';
+import { hostsOf } from '../../../runtime/postgres/hosts.ts';
 
 const urls = z.array(z.string());
 
@@ -58,7 +59,7 @@ export function partsOf(endpoints: Endpoints): Part[] {
     list(service, endpoints[service].map(hostOf), 'ping'),
   );
   return [
-    ...list('postgres', [hostOf(endpoints.postgres)], 'connect'),
+    ...list('postgres', hostsOf(endpoints.postgres).map(hostOf), 'connect'),
     ...list('kafka', endpoints.kafka ?? [], 'connect'),
     ...list('capture', [null], 'process'),
     ...list('kvstore', endpoints.kvstore.map(hostOf), 'connect'),
