@@ -3,6 +3,8 @@ import { isCongerError } from '../../../runtime/errors.ts';
 import { startPostgres, type TestPostgres } from '../../../test/fixtures/postgres.ts';
 import { bucket, bucketConfig, randomFilter, randomObject } from '../../../test/fuzz/filters.ts';
 import { Random } from '../../../test/random.ts';
+import { objectFilter } from '../../filter.ts';
+import type { BucketConfig } from '../../types.ts';
 import { openTestStore, type TestStore } from '../testing.ts';
 import { type Filter, formatFilter, type Leaf, leavesOf } from './ast.ts';
 import { typeOf } from './compile.ts';
@@ -80,4 +82,26 @@ test('PostgreSQL takes every filter that compiles, and finds what is found in me
   expect(differences.slice(0, 20)).toEqual([]);
   expect(compared).toBeGreaterThan(500);
   expect(refused).toBeLessThan(750);
+});
+
+test('a filter that a feed takes finds in memory what PostgreSQL finds', async () => {
+  const random = new Random(11);
+  const differences: string[] = [];
+  let compared = 0;
+  for (let round = 0; round < 1_000; round++) {
+    const text = formatFilter(randomFilter(random));
+    let matches: (key: string, value: unknown) => boolean;
+    try {
+      matches = objectFilter('fuzz', bucketConfig.index as BucketConfig['index'], text).matches;
+    } catch (error) {
+      if (!isCongerError(error, 'InvalidQueryError', 'NotIndexedError')) throw error;
+      continue;
+    }
+    compared++;
+    const found = [...(await find(text)).keys()];
+    const expected = [...objects].filter(([key, object]) => matches(key, object)).map(([key]) => key);
+    if (found.sort().join() !== expected.sort().join()) differences.push(`${text}: ${found} but ${expected}`);
+  }
+  expect(differences.slice(0, 20)).toEqual([]);
+  expect(compared).toBeGreaterThan(200);
 });
