@@ -1,4 +1,5 @@
 import { CongerError, messageOf } from '../runtime/errors.ts';
+import { failpoint, failpointNow } from '../runtime/failpoints.ts';
 import type { Logger } from '../runtime/log.ts';
 import { counter, gauge, timer } from '../runtime/metrics.ts';
 import { parseChange } from './change.ts';
@@ -73,9 +74,11 @@ export class Broadcast {
 
   async start(): Promise<void> {
     const began = Date.now();
+    await failpoint('broadcast.start.before');
     this.#reading = await this.#reader.readAll(this.#tail, (batch) => this.#take(batch));
     this.#ring.caughtUp(began, (partition) => (this.#read[partition] ?? 0) < this.#tail);
     this.#live = true;
+    await failpoint('broadcast.start.after');
   }
 
   get partitions(): number {
@@ -161,7 +164,9 @@ export class Broadcast {
 
   #take(batch: LogBatch): void {
     if (this.#stopped) return;
+    failpointNow('broadcast.take.before');
     for (const record of batch.records) this.#takeRecord(record);
+    failpointNow('broadcast.take.after');
     for (const wake of this.#wakes) wake();
   }
 

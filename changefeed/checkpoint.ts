@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { BatchOp, Kv } from '../kvstore/types.ts';
 import { isCongerError } from '../runtime/errors.ts';
+import { failpoint } from '../runtime/failpoints.ts';
 import { START } from './position.ts';
 import type { Cursor } from './types.ts';
 
@@ -83,7 +84,9 @@ export class Checkpoint {
         owner,
       };
       try {
+        await failpoint('checkpoint.takeover.before');
         const { etag } = await kv.put(checkpointBucket, key, value, { etag: found?._etag ?? null });
+        await failpoint('checkpoint.takeover.after');
         return new Checkpoint(kv, key, value, etag);
       } catch (error) {
         // Somebody else wrote it in between: what it holds now is what to take over.
@@ -128,7 +131,9 @@ export class Checkpoint {
       etag: this.#etag,
     } as const;
     try {
+      await failpoint('checkpoint.commit.before');
       const { etags } = await this.#kv.batch([...ops, put]);
+      await failpoint('checkpoint.commit.after');
       const etag = etags.at(-1);
       if (typeof etag !== 'string') throw new Error('the batch answered no etag for the checkpoint');
       this.#etag = etag;
@@ -140,6 +145,7 @@ export class Checkpoint {
 
   /** What became of a batch that failed, as the checkpoint itself tells: answers its etag where it was committed. */
   async #settle(value: CheckpointValue, error: unknown): Promise<string> {
+    await failpoint('checkpoint.settle.before');
     const found = await this.#kv.tryGet<unknown>(checkpointBucket, this.#key);
     if (found === undefined) throw new PartitionLostError(this.#key, 'nobody');
     if (found._etag === this.#etag) throw error;

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { BatchOp, Kv } from '../kvstore/types.ts';
 import { isCongerError } from '../runtime/errors.ts';
+import { failpoint } from '../runtime/failpoints.ts';
 import type { Logger } from '../runtime/log.ts';
 import { counter, gauge } from '../runtime/metrics.ts';
 import { newTrace, withTrace } from '../runtime/trace.ts';
@@ -143,7 +144,9 @@ class GroupConsumer implements GroupHandler {
   async #takeOver(partition: number): Promise<Holding> {
     const { kv, name, member } = this.#options;
     const owner = `${member}/${randomUUID()}`;
+    await failpoint('consumer.takeover.before');
     const checkpoint = await Checkpoint.takeOver(kv, name, partition, owner);
+    await failpoint('consumer.takeover.after');
     if (!checkpoint.value.bootstrapped) await this.#bootstrap(checkpoint);
     const { position, offset } = checkpoint.value;
     const holding: Holding = { checkpoint, cursor: { position, offset }, passedOver: 0 };
@@ -154,6 +157,7 @@ class GroupConsumer implements GroupHandler {
 
   async #bootstrap(checkpoint: Checkpoint): Promise<void> {
     const { partition } = checkpoint.value;
+    await failpoint('consumer.bootstrap.before');
     const apply: Apply = (compute) =>
       this.#fresh(async () => {
         const ops = await compute();
@@ -161,6 +165,7 @@ class GroupConsumer implements GroupHandler {
       });
     const ops = await this.#options.bootstrap?.(this.#context(partition), apply);
     await checkpoint.bootstrapped(ops ?? []);
+    await failpoint('consumer.bootstrap.after');
     if (this.#options.bootstrap !== undefined) this.#log.info({ partition }, 'derived from the state');
   }
 
@@ -202,8 +207,10 @@ class GroupConsumer implements GroupHandler {
     const trace = newTrace(last.requestId ?? undefined, last.traceparent ?? undefined);
     await this.#fresh(() =>
       withTrace(trace, async () => {
+        await failpoint('consumer.handle.before');
         const ops = await this.#options.handle(changes, this.#context(last.partition));
         await holding.checkpoint.advance(ops, cursor);
+        await failpoint('consumer.handle.after');
       }),
     );
     holding.cursor = cursor;

@@ -1,3 +1,4 @@
+import { failpoint } from '../../runtime/failpoints.ts';
 import type { LogRecord, LogWriter, Position } from '../types.ts';
 import type { CapturedTransaction } from './assembler.ts';
 
@@ -92,6 +93,7 @@ export class Pipeline {
     const batch = this.#take();
     let xids: readonly bigint[];
     try {
+      await failpoint('capture.visible.before');
       xids = await this.#options.visible(
         batch.map((transaction) => transaction.xid32),
         signal,
@@ -100,19 +102,24 @@ export class Pipeline {
       if (signal.aborted) return;
       throw error;
     }
+    await failpoint('capture.visible.after');
     const records = batch.flatMap((transaction, i) => {
       const xid = String(xids[i]);
       return transaction.records.map((record): LogRecord => ({ ...record, xid }));
     });
     for (const slice of slices(records.filter((record) => this.#isNew(record)))) {
       if (signal.aborted) return;
+      await failpoint('capture.append.before');
       await this.#options.append(slice);
+      await failpoint('capture.append.after');
       for (const record of slice) this.#tails[record.partition] = record.position;
       this.#options.appended?.(slice);
     }
     const last = batch.at(-1);
+    await failpoint('capture.confirm.before');
     if (last !== undefined)
       this.#options.confirm(this.#queue.length === 0 ? this.#received : last.endLsn, true);
+    await failpoint('capture.confirm.after');
     if (this.#paused && this.#queuedBytes < LOW_WATER) {
       this.#paused = false;
       this.#options.resume();

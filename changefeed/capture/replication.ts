@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { messageOf } from '../../runtime/errors.ts';
+import { failpointNow } from '../../runtime/failpoints.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { bigintToLsn } from '../position.ts';
 import { connect, connectionOf, disconnect, ended } from '../postgres.ts';
@@ -135,6 +136,7 @@ export class ReplicationStream {
   }
 
   #receive(chunk: Buffer): void {
+    failpointNow('capture.receive.before');
     const message = decodeWalMessage(chunk);
     if (message.kind === 'data') {
       this.#handler.data(message.payload);

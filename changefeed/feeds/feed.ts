@@ -1,4 +1,5 @@
 import { CongerError, isCongerError } from '../../runtime/errors.ts';
+import { failpoint } from '../../runtime/failpoints.ts';
 import { type Broadcast, ending } from '../broadcast.ts';
 import type { Change } from '../types.ts';
 import type { FeedCursor } from './cursor.ts';
@@ -117,7 +118,9 @@ class RunningFeed<Item, Event> implements Feed {
     if (!this.#withSnapshot || snapshot === undefined) {
       return this.#send({ type: 'bookmark', cursor: this.#reader.cursor() });
     }
+    await failpoint('feed.snapshot.before');
     const { items, found } = await this.#unlessEnded(snapshot());
+    await failpoint('feed.snapshot.after');
     this.#reader.leaveOut(found.snapshot);
     await this.#send({ type: 'snapshot', items, cursor: this.#reader.cursor() });
   }
@@ -157,9 +160,11 @@ class RunningFeed<Item, Event> implements Feed {
 
   async #send(message: FeedMessage<Item, Event>): Promise<void> {
     this.#passedBy = false;
+    await failpoint('feed.send.before');
     const answer = this.#options.send(message);
     const taken = typeof answer === 'boolean' ? answer : await this.#unlessEnded(answer.catch(() => false));
     if (!taken) throw new ReaderGone();
+    await failpoint('feed.send.after');
     this.#begun = true;
   }
 

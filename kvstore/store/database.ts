@@ -1,5 +1,6 @@
 import pg from 'pg';
 import { CongerError } from '../../runtime/errors.ts';
+import { failpoint } from '../../runtime/failpoints.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { openPrimaryFinder, type PrimaryFinder } from '../../runtime/postgres/primary.ts';
 import { Connections, unreachable } from './connections.ts';
@@ -184,6 +185,13 @@ export async function reading<T>(
   return reading(connections, work);
 }
 
+async function commit(client: pg.PoolClient): Promise<pg.QueryResult> {
+  await failpoint('kvstore.commit.before');
+  const end = await client.query('COMMIT');
+  await failpoint('kvstore.commit.after');
+  return end;
+}
+
 /** Passes on what `commit` answers, once it is certain that it is durable. */
 async function certain<T>(client: pg.PoolClient, commit: Promise<T>): Promise<T> {
   let result: T;
@@ -228,7 +236,7 @@ export async function transaction<T>(
       });
       throw error;
     }
-    const end = await certain(client, client.query('COMMIT'));
+    const end = await certain(client, commit(client));
     if (end.command !== 'COMMIT')
       throw new Error('a transaction was rolled back where it was to be committed');
     return result;

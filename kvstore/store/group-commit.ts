@@ -1,3 +1,4 @@
+import { failpoint } from '../../runtime/failpoints.ts';
 import type { Bucket } from './bucket.ts';
 import { committing, type Database } from './database.ts';
 import { overloaded } from './errors.ts';
@@ -191,9 +192,12 @@ export class GroupCommit {
     const unit = writes.length === 1 ? 'whole' : 'each';
     const done = timer.seconds.startTimer();
     try {
-      const outcomes = await committing(this.#database.writers, (client) =>
-        executeWrites(client, bucket, writes, unit),
-      );
+      const outcomes = await committing(this.#database.writers, async (client) => {
+        await failpoint('kvstore.group.before');
+        const executed = await executeWrites(client, bucket, writes, unit);
+        await failpoint('kvstore.group.after');
+        return executed;
+      });
       if (outcomes === undefined) throw new StaleBucket(bucket);
       return outcomes;
     } catch (error) {

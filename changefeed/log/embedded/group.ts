@@ -1,4 +1,5 @@
 import { messageOf } from '../../../runtime/errors.ts';
+import { failpoint } from '../../../runtime/failpoints.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { Backoff } from '../../backoff.ts';
 import type { GroupHandler, Position } from '../../types.ts';
@@ -93,6 +94,7 @@ export class GroupMember {
     const leaving = [...this.#owned].filter((partition) => claimsLost || !this.#desired.has(partition));
     await Promise.all(
       leaving.map(async (partition) => {
+        await failpoint('group.revoke.before')?.catch(() => undefined);
         await pump.remove(partition);
         this.#owned.delete(partition);
         try {
@@ -100,6 +102,7 @@ export class GroupMember {
         } catch (error) {
           log.warn({ err: error, partition }, `giving up a partition failed: ${messageOf(error)}`);
         }
+        await failpoint('group.revoke.after')?.catch(() => undefined);
         await membership.unclaim(this.#thing(partition));
       }),
     );
@@ -111,7 +114,9 @@ export class GroupMember {
     const thing = this.#thing(partition);
     if (!(await membership.claim(thing))) return false;
     try {
+      await failpoint('group.assign.before');
       const cursor = await handler.assigned(partition);
+      await failpoint('group.assign.after');
       const position = cursor === 'start' ? '' : cursor.position;
       await resuming(partition, position);
       this.#owned.add(partition);

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import type pg from 'pg';
 import { messageOf } from '../../../runtime/errors.ts';
+import { failpoint } from '../../../runtime/failpoints.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { Backoff, pause } from '../../backoff.ts';
 import { type Seat, seatIsFree, takeFreeSeat } from '../../seat.ts';
@@ -176,11 +177,13 @@ export class Membership {
   }
 
   async #enter(seat: Seat, group: string, member: string): Promise<void> {
+    await failpoint('log.embedded.enter.before');
     await this.#options.pool.query(
       `INSERT INTO conger_log_member (seat, pid, grp, member) VALUES ($1, $2, $3, $4)
          ON CONFLICT (seat, grp, member) DO UPDATE SET pid = excluded.pid`,
       [seat.name, seat.pid, group, member],
     );
+    await failpoint('log.embedded.enter.after');
     await this.ring();
   }
 

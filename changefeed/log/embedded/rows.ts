@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { failpoint } from '../../../runtime/failpoints.ts';
 import type { LogRecord, Position } from '../../types.ts';
 
 /** Records of one partition that one query brings at most. */
@@ -26,6 +27,7 @@ export async function fetchRecords(
   pool: pg.Pool,
   places: readonly Place[],
 ): Promise<Map<number, LogRecord[]>> {
+  await failpoint('log.embedded.fetch.before');
   const { rows } = await pool.query<Row>({
     name: 'conger-log-fetch',
     text: `SELECT l.*
@@ -39,6 +41,7 @@ export async function fetchRecords(
             ORDER BY l.partition, l.position`,
     values: [places.map((place) => place.partition), places.map((place) => place.position)],
   });
+  await failpoint('log.embedded.fetch.after');
   const found = new Map<number, LogRecord[]>();
   for (const row of rows) {
     const records = found.get(row.partition) ?? [];

@@ -1,3 +1,4 @@
+import { failpoint } from '../../../runtime/failpoints.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { connect, disconnect } from '../../postgres.ts';
 
@@ -22,6 +23,7 @@ export async function trim(options: TrimOptions): Promise<number> {
   const client = await connect({ postgres: options.postgres, name: 'conger log trim', log: options.log });
   let total = 0;
   try {
+    await failpoint('log.embedded.trim.before');
     for (let partition = 0; partition < options.partitions; partition++) {
       for (;;) {
         const { rows } = await client.query<{ gone: number }>(
@@ -46,6 +48,7 @@ export async function trim(options: TrimOptions): Promise<number> {
         if (gone < STEP) break;
       }
     }
+    await failpoint('log.embedded.trim.after');
   } finally {
     await disconnect(client);
   }

@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { messageOf } from '../../../runtime/errors.ts';
+import { failpoint } from '../../../runtime/failpoints.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { connect, disconnect } from '../../postgres.ts';
 import type { LogRecord, LogWriter, Position } from '../../types.ts';
@@ -53,6 +54,7 @@ export class EmbeddedWriter implements LogWriter {
     await ensureLog(client, this.#options.partitions);
     // The doorbell is only as good as the row it announces is durable.
     await client.query('SET synchronous_commit = on');
+    await failpoint('log.embedded.takeover.before');
     // A predecessor that stopped in the middle of an append would hold the generation for good.
     await client.query(
       `SELECT pg_terminate_backend(pid, ${TERMINATION_MS}) FROM pg_stat_activity
@@ -63,6 +65,7 @@ export class EmbeddedWriter implements LogWriter {
       'UPDATE conger_log_writer SET generation = generation + 1 RETURNING generation',
     );
     this.#generation = BigInt(taken.rows[0]?.generation ?? 0);
+    await failpoint('log.embedded.takeover.after');
     const { rows } = await client.query<{ position: string | null; seq: string | null }>(
       `SELECT last.position, last.seq
          FROM generate_series(0, $1::int - 1) AS p(partition)
@@ -88,8 +91,10 @@ export class EmbeddedWriter implements LogWriter {
        NOTIFY ${LOG_CHANNEL}, '${touched.join(',')}'`,
       encodeCopy(records, this.#nextSeq),
     );
+    await failpoint('log.embedded.append.before');
     client.query(statement);
     await statement.done;
+    await failpoint('log.embedded.append.after');
     this.#nextSeq += BigInt(records.length);
     this.#sinceTrim += records.length;
     this.#trimNowAndThen();

@@ -1,6 +1,7 @@
 import kafkajs from 'kafkajs';
 import type Cluster from 'kafkajs/src/cluster/index.js';
 import { messageOf } from '../../../runtime/errors.ts';
+import { failpoint } from '../../../runtime/failpoints.ts';
 import { Backoff } from '../../backoff.ts';
 import { Client, type KafkaOptions } from './client.ts';
 import type { Delivery } from './delivery.ts';
@@ -121,7 +122,9 @@ export class Fetcher {
       const hasty = open.length < mine.length || Date.now() < this.#settledAt;
       const wanted = open.map(({ partition, next }) => ({ partition, offset: next }));
       try {
+        await failpoint('log.kafka.fetch.before');
         const found = await fetchOnce(cluster, topic, nodeId, wanted, hasty ? shortWaitMs : maxWaitMs);
+        await failpoint('log.kafka.fetch.after');
         onFetched();
         for (const fetched of found) {
           const delivery = open.find(({ partition }) => partition === fetched.partition);

@@ -1,4 +1,5 @@
 import { messageOf } from '../../../runtime/errors.ts';
+import { failpoint, failpointNow } from '../../../runtime/failpoints.ts';
 import { Backoff } from '../../backoff.ts';
 import type { Cursor, GroupHandler } from '../../types.ts';
 import type { KafkaOptions } from './client.ts';
@@ -64,7 +65,9 @@ export class Ownership {
     const backoff = new Backoff(100, 5_000);
     while (!signal.aborted) {
       try {
+        failpointNow('group.assign.before');
         const cursor = await this.#handler.assigned(this.#partition);
+        await failpoint('group.assign.after');
         this.#held = wanted;
         if (!signal.aborted) this.#begin(cursor);
         return;
@@ -100,7 +103,9 @@ export class Ownership {
       await delivery.stop();
     }
     try {
+      failpointNow('group.revoke.before');
       await this.#handler.revoked(this.#partition);
+      await failpoint('group.revoke.after');
     } catch (error) {
       this.#options.log.error(
         { partition: this.#partition, err: error },

@@ -1,5 +1,6 @@
 import { type Message, Partitioners, type Producer } from 'kafkajs';
 import { messageOf } from '../../../runtime/errors.ts';
+import { failpoint } from '../../../runtime/failpoints.ts';
 import { timer } from '../../../runtime/metrics.ts';
 import type { LogRecord, LogWriter, Position } from '../../types.ts';
 import { Client, type KafkaOptions, patience } from './client.ts';
@@ -89,7 +90,9 @@ class Opening {
         patienceMs,
       );
       try {
+        await failpoint('log.kafka.send.before');
         await this.#producer.send({ topic: this.#topic, acks: -1, timeout: replicasMs, messages });
+        await failpoint('log.kafka.send.after');
       } catch (error) {
         this.fail(new Error(`Kafka did not take the changes: ${messageOf(error)}`, { cause: error }));
         return;
@@ -140,12 +143,14 @@ export class KafkaWriter implements LogWriter {
     const client = new Client(this.#options, 'conger-capture', untilCut);
     const deadline = setTimeout(() => client.cut(), patienceMs);
     try {
+      await failpoint('log.kafka.open.before');
       const cluster = client.cluster();
       await cluster.connect();
       await cluster.addTargetTopic(topic);
       const opening = new Opening(client, topic);
       await opening.connect();
       const tails = await readTails(cluster, topic, partitions);
+      await failpoint('log.kafka.open.after');
       if (this.#closed.signal.aborted) throw new Error('the log was closed');
       this.#opening = opening;
       return tails;
