@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { messageOf } from '../../runtime/errors.ts';
+import { failpoint } from '../../runtime/failpoints.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { Backoff } from '../backoff.ts';
 import { connect, disconnect, ended } from '../postgres.ts';
@@ -87,8 +88,11 @@ export class Capture {
     const backoff = new Backoff(100, 2_000);
     while (!signal.aborted) {
       try {
+        await failpoint('capture.slot.before');
         await this.#once((client) => ensureSlot(client, this.#options.slot, this.#log));
+        await failpoint('capture.slot.after');
         slotIsThere();
+        await failpoint('capture.seat.before');
         const seat = await takeSeat(
           this.#connection('seat'),
           `conger_seat_capture_${this.#options.slot}`,
@@ -111,6 +115,7 @@ export class Capture {
   /** Captures for as long as everything holds; throws when something does not. Returns on `signal`. */
   async #reign(seat: Seat, signal: AbortSignal, established: () => void): Promise<void> {
     const { slot, partitions } = this.#options;
+    await failpoint('capture.seat.after');
     const control = await connect(this.#connection('control'));
     let writer: LogWriter | undefined;
     let stream: ReplicationStream | undefined;
@@ -121,9 +126,13 @@ export class Capture {
       const slotEpoch = await ensureSlot(control, slot, this.#log);
       const log = await this.#options.openWriter();
       writer = log;
+      await failpoint('capture.open.before');
       const tails = await log.open();
+      await failpoint('capture.open.after');
       this.#epoch = await epochAfter(control, slot, slotEpoch, tails, this.#log);
+      await failpoint('capture.free.before');
       await freeSlot(control, slot, this.#log);
+      await failpoint('capture.free.after');
       const assembler = new Assembler(this.#epoch, partitions);
       const visibility = new Visibility(control);
       const flow = new Pipeline({
@@ -136,6 +145,7 @@ export class Capture {
         appended: (records) => this.#count(records),
       });
       pipeline = flow;
+      await failpoint('capture.stream.before');
       stream = await ReplicationStream.open({
         postgres: this.#options.postgres,
         slot,
@@ -161,6 +171,7 @@ export class Capture {
       const early = await Promise.race([stream.begun.then(() => 'begun' as const), over]);
       if (early === undefined) return;
       if (early !== 'begun') throw new Error(early);
+      await failpoint('capture.stream.after');
       await checkEpoch(control, slot, this.#epoch);
       const opening = openings(this.#epoch, tails);
       if (opening.length > 0) await log.append(opening);
@@ -172,6 +183,7 @@ export class Capture {
       const why = await Promise.race([over, work.then(() => 'the pipeline ended')]);
       if (why !== undefined) throw new Error(why);
     } finally {
+      await failpoint('capture.leave.before')?.catch(() => undefined);
       this.#control = undefined;
       this.#setActive(false);
       stream?.stop();
