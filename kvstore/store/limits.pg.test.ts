@@ -101,8 +101,24 @@ test('a filter of more values than a statement takes is refused, one of many is 
   await store.call('putObject', 'short', 'k', { s: 'x' }, {});
   const find = (count: number) => store.call('findObjects', 'short', `(|${'(s=)'.repeat(count)}(s=x))`, {});
   expect(await find(1_000)).toHaveLength(1);
-  await expect(find(65_530)).rejects.toMatchObject({
+  await expect(find(65_534)).rejects.toMatchObject({
     code: 'InvalidQueryError',
     message: expect.stringContaining('more than 65535 values') as string,
   });
+});
+
+test('updateObjects and deleteMany over more than a statement may hold', async () => {
+  const index = { n: { type: 'number' }, size: { type: 'number' } };
+  await store.call('createBucket', 'large', { index, options: { feed: false } }, {});
+  const sizes = Array.from({ length: 60 }, (_, i) => [10, 40_000, 1_000_000][i % 3] ?? 0);
+  for (const [i, size] of sizes.entries()) {
+    await store.call('putObject', 'large', `k${i}`, { n: 1, size, text: 'x'.repeat(size) }, {});
+  }
+  expect(await store.first('updateObjects', 'large', { n: 2 }, '(n=1)', {})).toMatchObject({ count: 60 });
+  const found = (await store.call('findObjects', 'large', '(n=2)', { sort: { attribute: '_id' } })) as {
+    value: { size: number; text: string };
+  }[];
+  expect(found.map(({ value }) => value.text.length)).toEqual(sizes);
+  expect(await store.first('deleteMany', 'large', '(size>=20)', {})).toMatchObject({ count: 40 });
+  expect(await store.call('findObjects', 'large', '(n=2)', {})).toHaveLength(20);
 });

@@ -17,14 +17,58 @@ import { originOf, type Store } from './store.ts';
 import { anyObject, encodeColumns, encodeDelete, encodePut, type Origin, type Write } from './write.ts';
 import { executeWrites } from './write-statement.ts';
 
-/** Rows that one statement locks and rewrites; the transaction goes on until there are no more. */
+/** Rows, and bytes of their values, that one statement rewrites; the transaction goes on until there are no more. */
 const rowsPerStatement = 500;
+const bytesPerStatement = 16 * 1024 * 1024;
+/** Values up to this size come with their keys; larger ones are read when it is their turn. */
+const smallValue = Math.floor(bytesPerStatement / rowsPerStatement);
 
-interface Locked {
+interface Found {
   readonly _key: string;
-  readonly _value: string;
+  readonly _value: string | null;
+  /** Of the value, in bytes. */
+  readonly size: number;
   /** The bucket's version that its columns are of. */
   readonly _rver: string | null;
+}
+
+type Locked = Found & { readonly _value: string };
+
+/** Rows in their order, as many at a time as one statement may rewrite. */
+function* portions(rows: readonly Found[]): Generator<readonly Found[]> {
+  let start = 0;
+  let bytes = 0;
+  for (const [i, { size }] of rows.entries()) {
+    if (i > start && bytes + size > bytesPerStatement) {
+      yield rows.slice(start, i);
+      start = i;
+      bytes = 0;
+    }
+    bytes += size;
+  }
+  yield rows.slice(start);
+}
+
+/** The rows, which are locked, with the values that did not come with them. */
+async function withValues(
+  client: pg.PoolClient,
+  bucket: Bucket,
+  rows: readonly Found[],
+): Promise<readonly Locked[]> {
+  const missing = rows.filter((row) => row._value === null).map((row) => row._key);
+  const values = new Map<string, string>();
+  if (missing.length > 0) {
+    const read = await client.query<{ _key: string; _value: string }>(
+      `SELECT _key, _value FROM ${bucket.table} WHERE _key = ANY ($1)`,
+      [missing],
+    );
+    for (const { _key, _value } of read.rows) values.set(_key, _value);
+  }
+  return rows.map((row) => {
+    const _value = row._value ?? values.get(row._key);
+    if (_value === undefined) throw new StaleBucket(bucket);
+    return { ...row, _value };
+  });
 }
 
 /**
@@ -35,28 +79,32 @@ async function rewrite(
   client: pg.PoolClient,
   bucket: Bucket,
   search: { readonly filter: Filter; readonly options: CallOptions },
-  encode: (row: Locked) => Write,
+  encode: (rows: readonly Found[]) => Promise<readonly Write[]>,
 ): Promise<number> {
   const parameters = new Parameters();
   const { sql, tail } = compileSearch(bucket, search.filter, search.options, parameters);
   const order = tail.startsWith('ORDER BY') ? tail : `ORDER BY _key ${tail}`;
   await client.query({
     text: `DECLARE found NO SCROLL CURSOR FOR
-      SELECT _key, _value, _rver FROM ${bucket.table} WHERE ${sql} ${order} FOR UPDATE`,
+      SELECT _key, _rver, octet_length(_value) AS size,
+        CASE WHEN octet_length(_value) <= ${smallValue} THEN _value END AS _value
+      FROM ${bucket.table} WHERE ${sql} ${order} FOR UPDATE`,
     values: parameters.values,
   });
   let count = 0;
   for (;;) {
-    const { rows } = await client.query<Locked>(`FETCH ${rowsPerStatement} FROM found`);
-    if (rows.length === 0) break;
-    const writes = rows.map(encode);
-    const outcomes = await executeWrites(client, bucket, writes, 'whole');
-    if (outcomes === undefined) throw new StaleBucket(bucket);
-    for (const [i, write] of writes.entries()) {
-      if (outcomes[i]?.kind !== 'written') throw outcomeError(bucket.name, write, outcomes[i]);
+    const found = await client.query<Found>(`FETCH ${rowsPerStatement} FROM found`);
+    if (found.rows.length === 0) break;
+    for (const rows of portions(found.rows)) {
+      const writes = await encode(rows);
+      const outcomes = await executeWrites(client, bucket, writes, 'whole');
+      if (outcomes === undefined) throw new StaleBucket(bucket);
+      for (const [i, write] of writes.entries()) {
+        if (outcomes[i]?.kind !== 'written') throw outcomeError(bucket.name, write, outcomes[i]);
+      }
+      await keepOutdated(client, bucket, rows);
     }
-    await keepOutdated(client, bucket, rows);
-    count += rows.length;
+    count += found.rows.length;
   }
   await client.query('CLOSE found');
   await checkCurrent(client, bucket);
@@ -64,7 +112,7 @@ async function rewrite(
 }
 
 /** As in Moray, what was to be reindexed still is: clients count on reindexObjects coming to every object. */
-async function keepOutdated(client: pg.PoolClient, bucket: Bucket, rows: readonly Locked[]): Promise<void> {
+async function keepOutdated(client: pg.PoolClient, bucket: Bucket, rows: readonly Found[]): Promise<void> {
   if (!bucket.tracked) return;
   const outdated = rows.filter(({ _rver }) => _rver === null || Number(_rver) < bucket.version);
   if (outdated.length === 0) return;
@@ -95,8 +143,8 @@ export interface ManyRequest {
 export async function deleteMany(client: pg.PoolClient, request: ManyRequest): Promise<{ count: number }> {
   const { bucket, filter, text, options, origin } = request;
   requireIndexes(bucket, filter, text);
-  const count = await rewrite(client, bucket, { filter, options }, (row) =>
-    encodeDelete(bucket, row._key, anyObject, origin),
+  const count = await rewrite(client, bucket, { filter, options }, async (rows) =>
+    rows.map((row) => encodeDelete(bucket, row._key, anyObject, origin)),
   );
   return { count };
 }
@@ -157,9 +205,10 @@ export async function updateMany(
   requireIndexes(bucket, filter, text);
   checkFields(bucket, fields);
   const etag = `u${randomBytes(4).toString('hex').slice(0, 7)}`;
-  const count = await rewrite(client, bucket, { filter, options }, (row) =>
-    encodeUpdate(request, row, fields, etag),
-  );
+  const count = await rewrite(client, bucket, { filter, options }, async (rows) => {
+    const locked = await withValues(client, bucket, rows);
+    return locked.map((row) => encodeUpdate(request, row, fields, etag));
+  });
   return { count, etag };
 }
 
