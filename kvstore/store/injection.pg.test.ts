@@ -221,7 +221,7 @@ describe('values', () => {
       expect(found).toBe(nul ? 'InvalidQueryError' : 'done');
     }
     if (nul) {
-      expect(await outcome('getObject', 'b', text, {})).toBe('InvocationError');
+      expect(await outcome('getObject', 'b', text, {})).toBe('ObjectNotFoundError');
       expect(await outcome('putObject', 'b', 'k', { s: text }, {})).toBe('InvalidIndexTypeError');
       return;
     }
