@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { LogReader, LogRecord, LogWriter } from '../types.ts';
+import type { Cursor, LogReader, LogRecord, LogWriter } from '../types.ts';
 import { Member } from './member.ts';
 import { record, records, Seen } from './records.ts';
 
@@ -13,6 +13,8 @@ export interface LogUnderTest {
   reader(): Promise<LogReader>;
   /** A reader whose process dies at `crash`: it says no goodbye, and is not heard of again. */
   mortal(): Promise<{ readonly reader: LogReader; crash(): Promise<void> }>;
+  /** Drops the oldest records of each partition, as retention does, but for the last `kept`. */
+  drop(kept: number): Promise<void>;
   /** Breaks the connections of all readers; new ones may be made. */
   cut(): Promise<void>;
   close(): Promise<void>;
@@ -123,6 +125,74 @@ export function logContract(name: string, setup: () => Promise<LogUnderTest>, ti
       await Promise.all([a, b].map((seen) => seen.until(() => seen.count >= all.length)));
       expectAll(a, all);
       expectAll(b, all);
+    });
+
+    /** All that a partition holds behind a cursor, page by page. */
+    async function readOn(from: LogReader, partition: number, cursor: Cursor): Promise<string[]> {
+      const positions: string[] = [];
+      let page = await from.readFrom(partition, cursor);
+      while (page !== undefined) {
+        expect(page.partition).toBe(partition);
+        expect(page.records.length).toBeGreaterThan(0);
+        expect(page.cursor.position).toBe(page.records.at(-1)?.position);
+        positions.push(...page.records.map((one) => one.position));
+        page = await from.readFrom(partition, page.cursor);
+      }
+      return positions;
+    }
+
+    test('from any position on, pages have everything behind it, as it was', async () => {
+      const one = await writer();
+      await one.open();
+      const all = [...records(1, 2_000, log.partitions), ...records(2_001, 3_000, 1)];
+      const big = record(5_001, 0, JSON.stringify({ big: 'x'.repeat(1_500_000) }));
+      all.push(big, ...records(5_002, 5, 1));
+      for (let i = 0; i < all.length; i += 500) await one.append(all.slice(i, i + 500));
+      const from = await reader();
+      for (const partition of [0, 3]) {
+        const there = expected(all, partition);
+        for (const at of [0, 1, 100, 250, there.length - 7, there.length - 1, there.length]) {
+          const position = there[at - 1] ?? '';
+          expect(await readOn(from, partition, { position, offset: '' })).toEqual(there.slice(at));
+        }
+      }
+      const page = await from.readFrom(3, { position: '', offset: '' });
+      const first = all.filter((each) => each.partition === 3).slice(0, page?.records.length);
+      expect(page?.records.map(asText)).toEqual(first.map(asText));
+      await one.append(records(6_000, 2, 1));
+      const rest = await readOn(from, 0, { position: big.position, offset: '' });
+      expect(rest).toHaveLength(7);
+    });
+
+    test('a page from before what the log holds is refused, and from within it is not', async () => {
+      const one = await writer();
+      await one.open();
+      const all = records(1, 100 * log.partitions, log.partitions);
+      await one.append(all);
+      await log.drop(40);
+      const from = await reader();
+      const there = expected(all, 1);
+      const at = (n: number) => ({ position: there[n] ?? '', offset: '' });
+      await expect(from.readFrom(1, at(-1))).rejects.toMatchObject({ code: 'PositionGone' });
+      await expect(from.readFrom(1, at(0))).rejects.toMatchObject({ code: 'PositionGone' });
+      await expect(from.readFrom(1, at(58))).rejects.toMatchObject({ code: 'PositionGone' });
+      expect(await readOn(from, 1, at(60))).toEqual(there.slice(61));
+      expect(await readOn(from, 1, at(99))).toEqual([]);
+    });
+
+    test('pages go on after connections break', async () => {
+      const one = await writer();
+      await one.open();
+      const all = records(1, 20 * log.partitions, log.partitions);
+      await one.append(all);
+      const from = await reader();
+      await from.readFrom(1, { position: '', offset: '' });
+      await log.cut();
+      let read: string[] | undefined;
+      while (read === undefined) {
+        read = await readOn(from, 1, { position: '', offset: '' }).catch(() => undefined);
+      }
+      expect(read).toEqual(expected(all, 1));
     });
 
     test('a reading that is stopped is told nothing more', async () => {
@@ -271,6 +341,14 @@ export function logContract(name: string, setup: () => Promise<LogUnderTest>, ti
       const seen = new Seen();
       await (await reader()).readAll(1000, seen.take);
       expectAll(seen, all);
+      const pages = await reader();
+      for (let p = 0; p < log.partitions; p++) {
+        const there = expected(all, p);
+        for (let at = 0; at <= there.length; at++) {
+          const cursor = { position: there[at - 1] ?? '', offset: '' };
+          expect(await readOn(pages, p, cursor)).toEqual(there.slice(at));
+        }
+      }
       await old.close();
       const next = await writer();
       expect(await next.open()).toEqual(tails.map((_, p) => expected(all, p).at(-1)));

@@ -1,3 +1,4 @@
+import { CongerError } from '../../runtime/errors.ts';
 import { openings } from '../capture/opening.ts';
 import { partitionOf } from '../change.ts';
 import { formatPosition } from '../position.ts';
@@ -25,11 +26,14 @@ type OnBatch = (batch: LogBatch) => void | Promise<void>;
 export class TestLog {
   readonly partitions: number;
   readonly records: LogRecord[][];
+  /** How many of each partition's oldest records are not held any more. */
+  readonly #dropped: number[];
   #count = 0;
 
   constructor(partitions = 4) {
     this.partitions = partitions;
     this.records = Array.from({ length: partitions }, () => []);
+    this.#dropped = this.records.map(() => 0);
   }
 
   /** The record of a change, at the next position, not yet in the log. */
@@ -71,6 +75,17 @@ export class TestLog {
     for (const record of records) this.records[record.partition]?.push(record);
   }
 
+  /** Drops all but the last `kept` records of each partition, as retention does. */
+  drop(kept: number): void {
+    for (const [partition, { length }] of this.records.entries()) {
+      this.#dropped[partition] = Math.max(this.dropped(partition), length - kept);
+    }
+  }
+
+  dropped(partition: number): number {
+    return this.#dropped[partition] ?? 0;
+  }
+
   reader(): TestReader {
     return new TestReader(this);
   }
@@ -107,7 +122,7 @@ export class TestReader implements LogReader {
   async readAll(tail: number, onBatch: OnBatch): Promise<Reading> {
     this.#onBatch = onBatch;
     for (const [partition, records] of this.#log.records.entries()) {
-      this.#next[partition] = Math.max(0, records.length - tail);
+      this.#next[partition] = Math.max(this.#log.dropped(partition), records.length - tail);
     }
     await this.goOn();
     return {
@@ -139,6 +154,21 @@ export class TestReader implements LogReader {
   async join(_group: string, _member: string, handler: GroupHandler): Promise<Reading> {
     this.#member = { handler, next: new Map() };
     return { stop: async () => undefined };
+  }
+
+  /** How many pages were read, and how many records a page has. */
+  pages = 0;
+  pageRecords = 100;
+
+  async readFrom(partition: number, { position }: Cursor): Promise<LogBatch | undefined> {
+    this.pages++;
+    const records = this.#log.records[partition] ?? [];
+    const dropped = this.#log.dropped(partition);
+    if (position < (records[dropped - 1]?.position ?? '')) {
+      throw new CongerError('PositionGone', 'the log does not hold the position any more');
+    }
+    const from = records.findIndex((record) => record.position > position);
+    return from === -1 ? undefined : this.#log.batch(partition, from, from + this.pageRecords);
   }
 
   /** Makes this member the owner of a partition, in its own eyes. */

@@ -5,6 +5,7 @@ import { startPostgres, type TestPostgres } from '../../../test/fixtures/postgre
 import { startProxy } from '../../../test/fixtures/proxy.ts';
 import { type LogUnderTest, logContract } from '../../testing/log-contract.ts';
 import { createEmbeddedReader, createEmbeddedWriter } from './index.ts';
+import { trim } from './trim.ts';
 
 const log = silentLogger();
 const partitions = 8;
@@ -16,6 +17,18 @@ beforeAll(async () => {
 }, 60_000);
 
 afterAll(() => server.stop());
+
+/** The number of the record that the last `kept` of each partition begin with, where all are filled evenly. */
+async function seqBefore(postgres: string, kept: number): Promise<bigint> {
+  const client = new pg.Client(postgres);
+  await client.connect();
+  const { rows } = await client.query<{ seq: string }>(
+    'SELECT seq FROM conger_log ORDER BY seq DESC OFFSET $1 LIMIT 1',
+    [kept * partitions - 1],
+  );
+  await client.end();
+  return BigInt(rows[0]?.seq ?? 0);
+}
 
 /** A database of its own; readers reach it through proxies, so that their connections can be cut. */
 async function setup(): Promise<LogUnderTest> {
@@ -43,6 +56,15 @@ async function setup(): Promise<LogUnderTest> {
     mortal: async () => {
       const { reader, proxy } = await proxied();
       return { reader, crash: async () => proxy.refuse() };
+    },
+    drop: async (kept) => {
+      await trim({
+        postgres: direct.href,
+        partitions,
+        fromSeq: await seqBefore(direct.href, kept),
+        fromTime: 0,
+        log,
+      });
     },
     cut: async () => {
       for (const proxy of proxies) proxy.cut();

@@ -1,16 +1,16 @@
 import type pg from 'pg';
-import { messageOf } from '../../../runtime/errors.ts';
+import { CongerError, messageOf } from '../../../runtime/errors.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { openPrimaryFinder, type PrimaryFinder } from '../../../runtime/postgres/primary.ts';
 import { openRoutedPool } from '../../../runtime/postgres/routed-pool.ts';
 import { Backoff } from '../../backoff.ts';
 import { CONNECT_MS, KEEPALIVE_MS } from '../../postgres.ts';
-import type { GroupHandler, LogBatch, LogReader, Position, Reading } from '../../types.ts';
+import type { Cursor, GroupHandler, LogBatch, LogReader, Position, Reading } from '../../types.ts';
 import { Doorbell } from './doorbell.ts';
 import { GroupMember } from './group.ts';
 import { Membership } from './membership.ts';
 import { Pump } from './pump.ts';
-import { type Extent, FETCH_LIMIT, fetchRecords, readExtents, trimmedUpTo } from './rows.ts';
+import { type Extent, FETCH_LIMIT, fetchPage, fetchRecords, readExtents, trimmedUpTo } from './rows.ts';
 import { ensureLog, GROUP_CHANNEL, LOG_CHANNEL } from './schema.ts';
 
 export interface EmbeddedReaderOptions {
@@ -34,6 +34,8 @@ export class EmbeddedReader implements LogReader {
   readonly #membership: Membership;
   readonly #closed = new AbortController();
   readonly #readings = new Set<Reading>();
+  /** The page that is being read: pages take one connection at most, and leave the others to what is live. */
+  #paging: Promise<unknown> = Promise.resolve();
 
   private constructor({ postgres, partitions, log }: EmbeddedReaderOptions) {
     this.partitions = partitions;
@@ -115,6 +117,12 @@ export class EmbeddedReader implements LogReader {
     });
   }
 
+  readFrom(partition: number, { position }: Cursor): Promise<LogBatch | undefined> {
+    const page = this.#paging.then(() => this.#page(partition, position));
+    this.#paging = page.catch(() => undefined);
+    return page;
+  }
+
   async close(): Promise<void> {
     this.#closed.abort();
     await Promise.all([...this.#readings].map((reading) => reading.stop()));
@@ -122,6 +130,17 @@ export class EmbeddedReader implements LogReader {
     await this.#doorbell.close();
     await this.#pool.end();
     await this.#finder.close();
+  }
+
+  async #page(partition: number, position: Position): Promise<LogBatch | undefined> {
+    if (this.#closed.signal.aborted) throw new Error('the log was closed');
+    const records = await fetchPage(this.#pool, partition, position);
+    // Looked up after the records: what was trimmed before them shows.
+    if (position < (await trimmedUpTo(this.#pool, partition))) {
+      throw new CongerError('PositionGone', 'the log does not hold the position any more');
+    }
+    const last = records.at(-1);
+    return last && { partition, records, cursor: { position: last.position, offset: '' } };
   }
 
   #pump(deliver: (batch: LogBatch) => Promise<void>): Pump {

@@ -46,18 +46,43 @@ export async function fetchRecords(
   for (const row of rows) {
     const records = found.get(row.partition) ?? [];
     found.set(row.partition, records);
-    records.push({
-      position: row.position,
-      partition: row.partition,
-      partitionKey: row.partition_key,
-      xid: row.xid,
-      index: row.idx,
-      count: row.cnt,
-      time: Number(row.time),
-      body: Buffer.from(row.body, 'utf8'),
-    });
+    records.push(recordOf(row));
   }
   return found;
+}
+
+function recordOf(row: Row): LogRecord {
+  return {
+    position: row.position,
+    partition: row.partition,
+    partitionKey: row.partition_key,
+    xid: row.xid,
+    index: row.idx,
+    count: row.cnt,
+    time: Number(row.time),
+    body: Buffer.from(row.body, 'utf8'),
+  };
+}
+
+/** What one page of a partition holds at most; a single record may be larger. */
+const PAGE_RECORDS = 500;
+const PAGE_BYTES = 1 << 20;
+
+/** The records behind a position, up to a page of them, in order. */
+export async function fetchPage(pool: pg.Pool, partition: number, position: Position): Promise<LogRecord[]> {
+  const { rows } = await pool.query<Row>({
+    name: 'conger-log-page',
+    text: `SELECT partition, position, partition_key, xid, idx, cnt, time, body
+             FROM (SELECT *, row_number() OVER w AS nth, sum(octet_length(body)) OVER w AS bytes
+                     FROM (SELECT * FROM conger_log
+                            WHERE partition = $1 AND position > $2 COLLATE "C"
+                            ORDER BY position LIMIT ${PAGE_RECORDS}) AS next
+                   WINDOW w AS (ORDER BY position)) AS page
+            WHERE nth = 1 OR bytes <= ${PAGE_BYTES}
+            ORDER BY position`,
+    values: [partition, position],
+  });
+  return rows.map(recordOf);
 }
 
 /** One partition as a reader of its last records finds it; '' where there is none. */

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { connect, Socket } from 'node:net';
+import kafkajs from 'kafkajs';
 import { afterAll, beforeAll, describe } from 'vitest';
 import { silentLogger } from '../../../runtime/log.ts';
 import { kafkaAvailable, startKafka, type TestKafka } from '../../../test/fixtures/kafka.ts';
@@ -58,6 +59,19 @@ describe.skipIf(!(await kafkaAvailable()))('with a broker', () => {
       mortal: async () => {
         const { reader, wire } = await wired();
         return { reader, crash: async () => wire.die() };
+      },
+      drop: async (kept) => {
+        const admin = new kafkajs.Kafka({ brokers: [...kafka.brokers], logLevel: 0 }).admin();
+        await admin.connect();
+        const ends = await admin.fetchTopicOffsets(options.topic);
+        await admin.deleteTopicRecords({
+          topic: options.topic,
+          partitions: ends.map(({ partition, high }) => ({
+            partition,
+            offset: String(Math.max(0, Number(high) - kept)),
+          })),
+        });
+        await admin.disconnect();
       },
       cut: async () => {
         for (const wire of wires) wire.cut();

@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto';
-import type { GroupHandler, LogBatch, LogReader, Reading } from '../../types.ts';
+import type { Cursor, GroupHandler, LogBatch, LogReader, Reading } from '../../types.ts';
 import { Client, type KafkaOptions } from './client.ts';
 import { Delivery } from './delivery.ts';
 import { type Ends, numbers, readEnds } from './ends.ts';
 import { Fetcher } from './fetcher.ts';
 import { Membership } from './membership.ts';
 import { Ownership } from './ownership.ts';
+import { Pages } from './pages.ts';
 import { retrying } from './retrying.ts';
 
 /**
@@ -17,10 +18,12 @@ export class KafkaReader implements LogReader {
   readonly #options: KafkaOptions;
   readonly #readings = new Set<Reading>();
   readonly #closed = new AbortController();
+  readonly #pages: Pages;
 
   constructor(options: KafkaOptions) {
     this.#options = options;
     this.partitions = options.partitions;
+    this.#pages = new Pages(options);
   }
 
   async readAll(tail: number, onBatch: (batch: LogBatch) => void | Promise<void>): Promise<Reading> {
@@ -85,8 +88,13 @@ export class KafkaReader implements LogReader {
     return reading;
   }
 
+  readFrom(partition: number, cursor: Cursor): Promise<LogBatch | undefined> {
+    return this.#pages.read(partition, cursor);
+  }
+
   async close(): Promise<void> {
     this.#closed.abort();
+    await this.#pages.close();
     await Promise.all([...this.#readings].map((reading) => reading.stop()));
   }
 
