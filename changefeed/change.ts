@@ -7,6 +7,8 @@ export const CHANGE_VERSION = 1;
 
 const version = z.looseObject({ v: z.number().int().positive() });
 
+const ofBucket = z.looseObject({ bucket: z.string() });
+
 const bodySchema = z.object({
   v: z.literal(CHANGE_VERSION),
   bucket: z.string().min(1),
@@ -22,12 +24,24 @@ const bodySchema = z.object({
 /** A record whose body is no change that this process understands. */
 export class UnreadableChangeError extends Error {
   readonly position: string;
+  /** Its version is one that this process does not know yet. */
+  readonly newer: boolean;
+  /** The bucket that it is of, where that much can be read. */
+  readonly bucket: string | undefined;
 
-  constructor(record: LogRecord, why: string, cause?: unknown) {
+  constructor(record: LogRecord, why: string, { newer = false, bucket, cause }: UnreadableDetail = {}) {
     super(`change at ${record.position}: ${why}`, cause === undefined ? undefined : { cause });
     this.name = 'UnreadableChangeError';
     this.position = record.position;
+    this.newer = newer;
+    this.bucket = bucket;
   }
+}
+
+interface UnreadableDetail {
+  readonly newer?: boolean;
+  readonly bucket?: string | undefined;
+  readonly cause?: unknown;
 }
 
 /**
@@ -40,7 +54,7 @@ export function parseChange<V = unknown>(record: LogRecord): Change<V> {
   try {
     json = JSON.parse(record.body.toString('utf8'));
   } catch (error) {
-    throw new UnreadableChangeError(record, `not JSON: ${messageOf(error)}`, error);
+    throw new UnreadableChangeError(record, `not JSON: ${messageOf(error)}`, { cause: error });
   }
   const parsed = bodySchema.safeParse(json);
   if (!parsed.success) {
@@ -49,9 +63,11 @@ export function parseChange<V = unknown>(record: LogRecord): Change<V> {
       throw new UnreadableChangeError(
         record,
         `its schema is version ${given.data.v}, and this process reads up to ${CHANGE_VERSION}`,
+        { newer: true },
       );
     }
-    throw new UnreadableChangeError(record, z.prettifyError(parsed.error), parsed.error);
+    const bucket = ofBucket.safeParse(json).data?.bucket;
+    throw new UnreadableChangeError(record, z.prettifyError(parsed.error), { bucket, cause: parsed.error });
   }
   const body = parsed.data;
   return {

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import type { BatchOp, Kv } from '../kvstore/types.ts';
 import { isCongerError } from '../runtime/errors.ts';
 import { failpoint } from '../runtime/failpoints.ts';
+import { ensurePoisonBuckets } from './poison.ts';
 import { START } from './position.ts';
 import type { Cursor } from './types.ts';
 
@@ -32,12 +33,13 @@ export class PartitionLostError extends Error {
   }
 }
 
-/** Makes the bucket that checkpoints are in; its changes stay out of the changefeed. */
-export function ensureCheckpointBucket(kv: Kv): Promise<void> {
-  return kv.ensureBucket(checkpointBucket, {
+/** Makes the buckets of consumers: their checkpoints, which stay out of the changefeed, and what they put aside. */
+export async function ensureConsumerBuckets(kv: Kv): Promise<void> {
+  await kv.ensureBucket(checkpointBucket, {
     index: { consumer: { type: 'string' } },
     options: { version: 1, feed: false },
   });
+  await ensurePoisonBuckets(kv);
 }
 
 /** A checkpoint where there is one. */

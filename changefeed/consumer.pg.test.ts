@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { BatchOp } from '../kvstore/types.ts';
 import { silentLogger } from '../runtime/log.ts';
-import { ensureCheckpointBucket, startConsumer } from './consumer.ts';
+import { ensureConsumerBuckets, startConsumer } from './consumer.ts';
 import { type Road, startRoad, type TestProcess } from './testing/road.ts';
 import type { Change } from './types.ts';
 
@@ -19,7 +19,7 @@ let road: Road;
 
 beforeAll(async () => {
   road = await startRoad(partitions);
-  await ensureCheckpointBucket(road.kv);
+  await ensureConsumerBuckets(road.kv);
   await road.kv.ensureBucket('entries', {
     index: { owner: { type: 'string' } },
     options: { version: 1, partition: 'owner' },

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { Capture } from '../changefeed/capture/capture.ts';
-import { Checkpoint, checkpointBucket, ensureCheckpointBucket } from '../changefeed/checkpoint.ts';
+import { Checkpoint, checkpointBucket, ensureConsumerBuckets } from '../changefeed/checkpoint.ts';
 import { createEmbeddedWriter } from '../changefeed/log/embedded/index.ts';
 import { ensureLog } from '../changefeed/log/embedded/schema.ts';
 import { createKv } from '../kvstore/client.ts';
@@ -61,7 +61,7 @@ async function fill(): Promise<void> {
     await client.connect();
     kvstore = await startKvstore(postgres.url);
     kv = createKv({ servers: [kvstore.url], log: silentLogger() });
-    await ensureCheckpointBucket(kv);
+    await ensureConsumerBuckets(kv);
     await ensureLog(client, 8);
   }
   const { slots } = await left();

@@ -14,8 +14,15 @@ export function counter<L extends string>(
   return new Counter({ name, help, labelNames: [...labelNames], registers: [metrics] });
 }
 
-export function gauge<L extends string>(name: string, help: string, labelNames: readonly L[] = []): Gauge<L> {
-  return new Gauge({ name, help, labelNames: [...labelNames], registers: [metrics] });
+/** @param collect sets the gauge, or several, whenever the metrics are read */
+export function gauge<L extends string>(
+  name: string,
+  help: string,
+  labelNames: readonly L[] = [],
+  collect?: () => void | Promise<void>,
+): Gauge<L> {
+  const own = collect === undefined ? {} : { collect };
+  return new Gauge({ name, help, labelNames: [...labelNames], registers: [metrics], ...own });
 }
 
 /** A histogram of durations, in seconds. */

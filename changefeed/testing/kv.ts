@@ -1,6 +1,9 @@
+import { objectFilter } from '../../kvstore/filter.ts';
 import type {
   BatchOp,
   BatchResult,
+  BucketConfig,
+  FindOptions,
   Found,
   Kv,
   KvObject,
@@ -20,7 +23,11 @@ export class TestKv implements Kv {
   after: (() => void) | undefined;
   #id = 0;
 
-  async ensureBucket(): Promise<void> {}
+  readonly #indexes = new Map<string, BucketConfig['index']>();
+
+  async ensureBucket(name: string, { index }: BucketConfig): Promise<void> {
+    this.#indexes.set(name, index);
+  }
 
   async get<V>(bucket: string, key: string): Promise<KvObject<V>> {
     const found = await this.tryGet<V>(bucket, key);
@@ -48,9 +55,18 @@ export class TestKv implements Kv {
     return {};
   }
 
-  async find<V>(bucket: string): Promise<Found<V>> {
-    const objects = [...this.objects.values()].filter((o) => o.bucket === bucket) as KvObject<V>[];
-    return { objects, count: objects.length, snapshot: '1:1:', lsn: '0/0' };
+  /** Of a bucket that was ensured what matches, sorted by `sort`; of others everything. */
+  async find<V>(bucket: string, filter = '', { sort, limit }: FindOptions = {}): Promise<Found<V>> {
+    const index = this.#indexes.get(bucket);
+    const wanted = index === undefined ? undefined : objectFilter(bucket, index, filter);
+    const all = [...this.objects.values()].filter(
+      (o) => o.bucket === bucket && (wanted?.matches(o.key, o.value) ?? true),
+    ) as KvObject<V>[];
+    const attribute = sort !== undefined && 'attribute' in sort ? sort.attribute : undefined;
+    const by = ({ value }: KvObject<V>) =>
+      String((value as Readonly<Record<string, unknown>>)[attribute ?? '']);
+    if (attribute !== undefined) all.sort((a, b) => (by(a) < by(b) ? -1 : 1));
+    return { objects: all.slice(0, limit), count: all.length, snapshot: '1:1:', lsn: '0/0' };
   }
 
   async batch(ops: readonly BatchOp[]): Promise<BatchResult> {

@@ -1,5 +1,5 @@
 import { desiredBucket } from '../../agents/contract/desired.ts';
-import { ensureCheckpointBucket } from '../../changefeed/consumer.ts';
+import { ensureConsumerBuckets } from '../../changefeed/consumer.ts';
 import { httpFeed } from '../../changefeed/feeds/http.ts';
 import { tritonFeed } from '../../changefeed/feeds/triton.ts';
 import { vmsBucket } from '../common/records.ts';
@@ -27,7 +27,7 @@ export async function setupCnapi(
   for (const bucket of [serversBucket, statusBucket, tasksBucket, vmsBucket, desiredBucket]) {
     await kv.ensureBucket(bucket.name, bucket.config);
   }
-  await ensureCheckpointBucket(kv);
+  await ensureConsumerBuckets(kv);
   const liveness = new Liveness({
     kv,
     log,

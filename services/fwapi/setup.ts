@@ -1,5 +1,5 @@
 import { desiredBucket } from '../../agents/contract/desired.ts';
-import { ensureCheckpointBucket, startConsumer } from '../../changefeed/consumer.ts';
+import { ensureConsumerBuckets, startConsumer } from '../../changefeed/consumer.ts';
 import { httpFeed } from '../../changefeed/feeds/http.ts';
 import { tritonFeed } from '../../changefeed/feeds/triton.ts';
 import { vmsBucket } from '../common/records.ts';
@@ -21,7 +21,7 @@ export async function setupFwapi(context: ServiceContext): Promise<void> {
   const { app, broadcast, kv, reader, log, member, shutdown } = context;
   for (const bucket of [vmsBucket, rulesBucket, nudgesBucket, desiredBucket])
     await kv.ensureBucket(bucket.name, bucket.config);
-  await ensureCheckpointBucket(kv);
+  await ensureConsumerBuckets(kv);
   ruleRoutes(context);
   ruleVmRoutes(context);
   pingRoute(context);

@@ -1,5 +1,5 @@
 import { desiredBucket } from '../../agents/contract/desired.ts';
-import { ensureCheckpointBucket, startConsumer } from '../../changefeed/consumer.ts';
+import { ensureConsumerBuckets, startConsumer } from '../../changefeed/consumer.ts';
 import { httpFeed } from '../../changefeed/feeds/http.ts';
 import { tritonFeed } from '../../changefeed/feeds/triton.ts';
 import type { ServiceContext } from '../common/service.ts';
@@ -44,7 +44,7 @@ const buckets = [
 export async function setupNapi(context: ServiceContext): Promise<void> {
   const { app, broadcast, config, kv, reader, log, member, shutdown } = context;
   for (const bucket of buckets) await kv.ensureBucket(bucket.name, bucket.config);
-  await ensureCheckpointBucket(kv);
+  await ensureConsumerBuckets(kv);
   await ensureUnderlay(kv, config.underlaySubnet);
   pingRoute(context);
   nicTagRoutes(context);

@@ -1,5 +1,5 @@
 import { desiredBucket } from '../../agents/contract/desired.ts';
-import { ensureCheckpointBucket } from '../../changefeed/consumer.ts';
+import { ensureConsumerBuckets } from '../../changefeed/consumer.ts';
 import { httpFeed } from '../../changefeed/feeds/http.ts';
 import { tritonFeed } from '../../changefeed/feeds/triton.ts';
 import { startJobs } from '../common/jobs/index.ts';
@@ -31,7 +31,7 @@ export async function setupVmapi(
   const store = new JobStore(kv, vmJobsBucket, vmJobsResource);
   for (const bucket of [vmsBucket, desiredBucket]) await kv.ensureBucket(bucket.name, bucket.config);
   await store.ensure();
-  await ensureCheckpointBucket(kv);
+  await ensureConsumerBuckets(kv);
 
   const definitions = vmJobs({
     kv,

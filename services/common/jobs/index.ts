@@ -27,7 +27,7 @@ export interface Jobs {
   stop(): Promise<void>;
 }
 
-/** Shares the jobs among the service's instances and runs this one's share. The checkpoint bucket must be there. */
+/** Shares the jobs among the service's instances and runs this one's share. The consumers' buckets must be there. */
 export async function startJobs(options: JobsOptions): Promise<Jobs> {
   const { name, store, kv, reader, member, log } = options;
   const engine = new JobEngine({ ...options, partitions: reader.partitions });
