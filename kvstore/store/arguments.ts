@@ -10,6 +10,8 @@ const text = z.string().min(1);
 const integer = z.int().min(0);
 /** Passed on as it is, without a copy. */
 const object = z.custom<Readonly<Record<string, unknown>>>(isObject, 'should be object');
+/** PostgreSQL and timers know no more; it is three weeks. */
+const milliseconds = integer.transform((ms) => Math.min(ms, 2 ** 31 - 1));
 const digits = z.union([integer, z.string().regex(/^[0-9]+$/)]);
 
 const sort = z.looseObject({
@@ -18,7 +20,7 @@ const sort = z.looseObject({
 });
 
 const options = z.looseObject({
-  timeout: integer.optional(),
+  timeout: milliseconds.optional(),
   req_id: z.guid().optional(),
   traceparent: z.string().max(64).optional(),
   etag: z.string().nullable().optional(),

@@ -122,3 +122,14 @@ test('updateObjects and deleteMany over more than a statement may hold', async (
   expect(await store.first('deleteMany', 'large', '(size>=20)', {})).toMatchObject({ count: 40 });
   expect(await store.call('findObjects', 'large', '(n=2)', {})).toHaveLength(20);
 });
+
+test('a timeout of more than PostgreSQL knows is as good as none', async () => {
+  const timeout = Number.MAX_SAFE_INTEGER;
+  await store.call('putObject', 'b', 'patient', { n: 90 }, { timeout });
+  expect(await store.call('findObjects', 'b', '(n=90)', { timeout })).toHaveLength(1);
+  expect(await store.first('updateObjects', 'b', { n: 91 }, '(n=90)', { timeout })).toMatchObject({ count: 1 });
+  for (const requests of [[], [{ operation: 'deleteMany', bucket: 'b', filter: '(n=91)' }]]) {
+    await store.call('batch', requests, { timeout });
+  }
+  expect(await store.call('findObjects', 'b', '(n>=90)', {})).toEqual([]);
+});

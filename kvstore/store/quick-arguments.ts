@@ -35,7 +35,7 @@ const optionFields: Fields = new Map<string, Quick>([
   ['etag', isEtag],
   ['_etag', isEtag],
   ['headers', isObject],
-  ['timeout', isNatural],
+  ['timeout', (value) => isNatural(value) && (value as number) < 2 ** 31],
   ['limit', isNatural],
   ['offset', isNatural],
   ['noBucketCache', isBoolean],
