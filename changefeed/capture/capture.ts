@@ -3,8 +3,9 @@ import { messageOf } from '../../runtime/errors.ts';
 import { failpoint } from '../../runtime/failpoints.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { Backoff } from '../backoff.ts';
+import { takeLease } from '../lease.ts';
 import { connect, disconnect, ended } from '../postgres.ts';
-import { type Seat, takeSeat } from '../seat.ts';
+import type { Seat } from '../seat.ts';
 import type { LogRecord, LogWriter, Position } from '../types.ts';
 import { Assembler } from './assembler.ts';
 import { activeGauge, bytesAppended, changesAppended, epochGauge, lagSeconds } from './metrics.ts';
@@ -93,13 +94,15 @@ export class Capture {
         await failpoint('capture.slot.after');
         slotIsThere();
         await failpoint('capture.seat.before');
-        const seat = await takeSeat(
+        // Made before, so that taking over does not wait for its modules.
+        const writer = await this.#options.openWriter();
+        const seat = await takeLease(
           this.#connection('seat'),
           `conger_seat_capture_${this.#options.slot}`,
           signal,
         );
         try {
-          await this.#reign(seat, signal, () => backoff.reset());
+          await this.#reign(seat, writer, signal, () => backoff.reset());
         } finally {
           await seat.leave();
         }
@@ -113,19 +116,16 @@ export class Capture {
   }
 
   /** Captures for as long as everything holds; throws when something does not. Returns on `signal`. */
-  async #reign(seat: Seat, signal: AbortSignal, established: () => void): Promise<void> {
+  async #reign(seat: Seat, log: LogWriter, signal: AbortSignal, established: () => void): Promise<void> {
     const { slot, partitions } = this.#options;
     await failpoint('capture.seat.after');
     const control = await connect(this.#connection('control'));
-    let writer: LogWriter | undefined;
     let stream: ReplicationStream | undefined;
     let work: Promise<void> | undefined;
     let pipeline: Pipeline | undefined;
     try {
       const controlLost = ended(control);
       const slotEpoch = await ensureSlot(control, slot, this.#log);
-      const log = await this.#options.openWriter();
-      writer = log;
       await failpoint('capture.open.before');
       const tails = await log.open();
       await failpoint('capture.open.after');
@@ -192,7 +192,7 @@ export class Capture {
       if (!signal.aborted) await seat.leave();
       await work?.catch(() => undefined);
       await stream?.close();
-      await writer?.close().catch((error) => this.#log.debug({ err: error }, 'closing the log failed'));
+      await log.close().catch((error) => this.#log.debug({ err: error }, 'closing the log failed'));
       await disconnect(control);
     }
   }

@@ -1,12 +1,8 @@
-import { type ChildProcess, fork } from 'node:child_process';
-import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
 import { random } from '../testing/random.ts';
+import { end, isActive, spawnCapture } from './processes.testing.ts';
 import { logLines, query, runLoad, untilAppended, Witness } from './wal.testing.ts';
-
-const entry = fileURLToPath(new URL('../../dist/changefeed/capture/main.js', import.meta.url));
 
 let server: TestPostgres;
 
@@ -16,35 +12,10 @@ beforeAll(async () => {
 
 afterAll(() => server.stop());
 
-interface Process {
-  readonly child: ChildProcess;
-  readonly url: string;
-}
-
-async function spawnCapture(): Promise<Process> {
-  const child = fork(entry, [], {
-    env: { ...process.env, CONGER_POSTGRES: server.url, CONGER_LOG_LEVEL: 'fatal' },
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-  });
-  const [message] = await once(child, 'message');
-  return { child, url: message.ready.urls[0] };
-}
-
-async function end(one: Process, signal: NodeJS.Signals): Promise<number | null> {
-  const exit = once(one.child, 'exit');
-  one.child.kill(signal);
-  return (await exit)[0];
-}
-
-async function isActive(one: Process): Promise<boolean> {
-  const answer = (await (await fetch(`${one.url}/ping`)).json()) as { active: boolean };
-  return answer.active;
-}
-
 test('capture processes that are killed at random lose and double nothing', { timeout: 60_000 }, async () => {
   const seed = Number(process.env.CONGER_TEST_SEED ?? 42);
   const next = random(seed);
-  const processes = [await spawnCapture(), await spawnCapture()];
+  const processes = [await spawnCapture(server.url), await spawnCapture(server.url)];
   const truth = new Witness(server.url);
   await truth.prepare();
   let count = 0;
@@ -59,7 +30,7 @@ test('capture processes that are killed at random lose and double nothing', { ti
       const victim = processes[n];
       if (victim === undefined) continue;
       await end(victim, next() < 0.8 ? 'SIGKILL' : 'SIGTERM');
-      processes[n] = await spawnCapture();
+      processes[n] = await spawnCapture(server.url);
     }
     count += await load;
   }

@@ -1,0 +1,82 @@
+import { messageOf } from '../runtime/errors.ts';
+import { pause } from './backoff.ts';
+import { type ConnectOptions, connect, disconnect } from './postgres.ts';
+import { type Seat, takeSeat } from './seat.ts';
+
+/** How often who holds a seat says that it lives, and how often who waits for the seat looks. */
+const BEAT_MS = 300;
+/** Silence after which the holder is taken for stopped. */
+const SILENT_MS = 1_250;
+/** How long the holder's backend may take to end. */
+const TERMINATION_MS = 2_000;
+
+/**
+ * Takes the seat, also from a process that is stopped, or hangs, and so keeps its connections: its backend is ended
+ * once it has said nothing for 1.25 s. Both times are PostgreSQL's, so no two clocks are compared. Being wrong about
+ * it costs a takeover and no more: what a former holder still does is fenced by the log.
+ *
+ * What the holder says is an empty query, which has no snapshot and no transaction id. Nobody is told when nothing is
+ * said, so the one who waits has to look: it alone does, with one query each time.
+ */
+export async function takeLease(options: ConnectOptions, name: string, signal: AbortSignal): Promise<Seat> {
+  const seated = new AbortController();
+  const watching = watch(options, name, AbortSignal.any([signal, seated.signal]));
+  try {
+    const seat = await takeSeat(options, name, signal);
+    keepAlive(seat);
+    return seat;
+  } finally {
+    seated.abort();
+    await watching;
+  }
+}
+
+function keepAlive(seat: Seat): void {
+  let answered = true;
+  const beat = setInterval(() => {
+    if (!answered) return;
+    answered = false;
+    seat.client.query('').then(
+      () => {
+        answered = true;
+      },
+      () => undefined,
+    );
+  }, BEAT_MS);
+  void seat.lost.then(() => clearInterval(beat));
+}
+
+/** Ends whoever holds the seat in silence, until `signal`. */
+async function watch(options: ConnectOptions, name: string, signal: AbortSignal): Promise<void> {
+  await pause(BEAT_MS, signal);
+  while (!signal.aborted) {
+    try {
+      const client = await connect({ ...options, name: `${options.name} watch` });
+      const hangUp = () => void disconnect(client);
+      signal.addEventListener('abort', hangUp, { once: true });
+      try {
+        while (!signal.aborted) {
+          const { rows } = await client.query<{ pid: number; silent: number }>({
+            name: 'conger-lease',
+            text: `SELECT pid, extract(epoch FROM clock_timestamp() - state_change)::float8 AS silent,
+                          pg_terminate_backend(pid, ${TERMINATION_MS}) AS ended
+                     FROM pg_locks JOIN pg_stat_activity USING (pid)
+                    WHERE locktype = 'relation' AND relation = to_regclass($1) AND mode = 'ExclusiveLock' AND granted
+                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                      AND state_change < clock_timestamp() - $2 * interval '1 ms'`,
+            values: [name, SILENT_MS],
+          });
+          for (const row of rows) options.log.warn({ seat: name, ...row }, 'ended a holder that was silent');
+          await pause(BEAT_MS, signal);
+        }
+      } finally {
+        signal.removeEventListener('abort', hangUp);
+        await disconnect(client);
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      options.log.debug({ err: error }, `cannot look at the seat's holder: ${messageOf(error)}`);
+      await pause(BEAT_MS, signal);
+    }
+  }
+}
