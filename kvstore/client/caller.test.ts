@@ -3,13 +3,14 @@ import { CongerError, type ErrorCode } from '../../runtime/errors.ts';
 import { silentLogger } from '../../runtime/log.ts';
 import { newTrace, withTrace } from '../../runtime/trace.ts';
 import { FastServer } from '../fast/server.ts';
-import type { RpcTable } from '../rpc.ts';
+import type { RpcHandler, RpcTable } from '../rpc.ts';
 import { Caller, type Settle } from './caller.ts';
+import { Objects } from './objects.ts';
 import { Servers } from './servers.ts';
 
 /** Two servers whose procedures fail as often as `failures` tells, and then answer which of them it was. */
 let failures: ErrorCode[];
-let asked: { server: number; args: readonly unknown[] }[];
+let asked: { server: number; rpc: string; args: readonly unknown[] }[];
 let fast: FastServer[];
 let servers: Servers;
 let caller: Caller;
@@ -18,14 +19,17 @@ const log = silentLogger();
 beforeEach(async () => {
   failures = [];
   asked = [];
-  const table = (server: number): RpcTable => ({
-    work: async ({ args, send }) => {
-      asked.push({ server, args });
-      const failure = failures.shift();
-      if (failure !== undefined) throw new CongerError(failure, `no: ${failure}`, { context: { server } });
-      await send([server]);
-    },
-  });
+  const table = (server: number): RpcTable => {
+    const answering =
+      (rpc: string): RpcHandler =>
+      async ({ args, send }) => {
+        asked.push({ server, rpc, args });
+        const failure = failures.shift();
+        if (failure !== undefined) throw new CongerError(failure, `no: ${failure}`, { context: { server } });
+        await send([server]);
+      };
+    return Object.fromEntries(['work', 'putObject', 'getObject'].map((rpc) => [rpc, answering(rpc)]));
+  };
   const listen = (server: number) =>
     FastServer.listen({ rpcs: table(server), log, host: '127.0.0.1', port: 0 });
   fast = await Promise.all([listen(0), listen(1)]);
@@ -107,9 +111,27 @@ describe('a write whose outcome is unknown', () => {
     await expect(work(never, 100)).rejects.toMatchObject({ code: 'UnknownOutcomeError' });
   });
 
-  test('fails as the second try does where that says nothing about the first', async () => {
+  test('fails as the second try does where the first has met the same', async () => {
     failures = ['UnknownOutcomeError', 'InvalidIndexTypeError'];
     await expect(work(never)).rejects.toMatchObject({ code: 'InvalidIndexTypeError' });
+  });
+
+  test.each<ErrorCode>(['QueryTimeoutError', 'InternalError', 'BucketNotFoundError', 'HookFailedError'])(
+    'stays unknown when the second try ends with %s, which is of that try alone',
+    async (code) => {
+      failures = ['UnknownOutcomeError', code];
+      await expect(work(never)).rejects.toMatchObject({ code: 'UnknownOutcomeError' });
+      expect(asked).toHaveLength(2);
+    },
+  );
+
+  test('stays unknown where what is there cannot be read', async () => {
+    const objects = new Objects(caller);
+    failures = ['UnknownOutcomeError', 'EtagConflictError', 'QueryTimeoutError'];
+    await expect(objects.put('b', 'k', { n: 1 }, { etag: null })).rejects.toMatchObject({
+      code: 'UnknownOutcomeError',
+    });
+    expect(asked.map(({ rpc }) => rpc)).toEqual(['putObject', 'putObject', 'getObject']);
   });
 });
 

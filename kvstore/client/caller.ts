@@ -62,8 +62,11 @@ export class Caller {
         failedOn = connection;
         const reason = retryReason(error);
         if (reason === undefined) {
-          if (uncertain !== undefined && isConflict(error) && call.settle) return await call.settle(error);
-          throw asCongerError(error);
+          if (uncertain === undefined || call.settle === undefined || holdsForEveryTry(error)) {
+            throw asCongerError(error);
+          }
+          if (isConflict(error)) return await call.settle(error);
+          break;
         }
         if (reason === 'unknown_outcome' && call.settle !== undefined) uncertain = error;
         retries.inc({ rpc: call.rpc, reason });
@@ -104,6 +107,14 @@ function asCongerError(error: unknown): CongerError {
 /** What a write can meet because its own first try had succeeded. */
 function isConflict(error: unknown): error is CongerError {
   return isCongerError(error, 'EtagConflictError', 'UniqueAttributeError', 'ObjectNotFoundError');
+}
+
+/** Of errors about the request itself, which every try of it meets. */
+const refusals: ReadonlySet<number> = new Set([400, 403, 501]);
+
+/** Whether the error says of all tries that nothing was written. */
+function holdsForEveryTry(error: unknown): boolean {
+  return !isCongerError(error) || refusals.has(error.status);
 }
 
 function withTraceOptions(options: Readonly<Record<string, unknown>> = {}): Record<string, unknown> {

@@ -149,7 +149,18 @@ export class Objects {
    */
   #settle(ops: readonly BatchOp[], success: (etags: (string | null)[]) => object): Settle {
     return async (conflict) => {
-      const found = await Promise.all(ops.map((op) => this.tryGet(op.bucket, op.key)));
+      const unknown = (cause: unknown) =>
+        new CongerError(
+          'UnknownOutcomeError',
+          `the write may or may not have happened: ${conflict.message}`,
+          { cause, context: conflict.context },
+        );
+      const found = await Promise.all(ops.map((op) => this.tryGet(op.bucket, op.key))).catch(
+        (error: unknown) => {
+          // That it cannot be looked at says nothing of the write.
+          throw unknown(error);
+        },
+      );
       const asWritten = ops.every((op, i) => {
         const current = found[i];
         if (op.operation === 'delete') return current === undefined;
@@ -157,14 +168,7 @@ export class Objects {
       });
       if (asWritten) return [success(found.map((object) => object?._etag ?? null))];
       if (conflict.code === 'UniqueAttributeError') throw conflict;
-      throw new CongerError(
-        'UnknownOutcomeError',
-        `the write may or may not have happened: ${conflict.message}`,
-        {
-          cause: conflict,
-          context: conflict.context,
-        },
-      );
+      throw unknown(conflict);
     };
   }
 }
