@@ -227,7 +227,20 @@ describe('a client that goes away', () => {
     connection.destroy();
     await expect(waiting).rejects.toMatchObject({ name: 'ConnectionBrokenError', sent: true });
     await aborted;
-    expect(() => only.call.send(['late'])).toThrow('client closed the connection');
+    expect(() => only.call.send(['late'])).toThrow('the client is gone');
+  });
+
+  test('by an error, whose code calls are not told: it is none of PostgreSQL’s', async () => {
+    const socket = await raw();
+    socket.write(encodeMessage(2, status.data, 1, 'hold', []));
+    await holding(1);
+    const signal = held[0]?.call.signal;
+    if (signal === undefined) throw new Error('nothing is held');
+    const aborted = once(signal, 'abort');
+    socket.resetAndDestroy();
+    await aborted;
+    expect(signal.reason).toMatchObject({ message: 'the client is gone', cause: { code: 'ECONNRESET' } });
+    expect(signal.reason).not.toHaveProperty('code');
   });
 });
 
@@ -362,6 +375,29 @@ describe('many clients at once', () => {
     expect(await Promise.all([...calls, admitted])).toEqual([[], [], [], [], []]);
     // One call by itself is let in however large it is.
     expect((await one.call('echo', ['x'.repeat(200_000)])).length).toBe(1);
+  });
+
+  test('the room that calls take is given back, however they end', async () => {
+    await server.close(0);
+    await start({ maxInFlight: 50_000 });
+    const large = 'x'.repeat(20_000);
+    for (let round = 1; round <= 20; round++) {
+      const leaving = await client();
+      const left = leaving.call('hold', [large]).catch(() => {});
+      await holding(round);
+      leaving.destroy();
+      await left;
+      held[round - 1]?.finish();
+      const staying = await client();
+      await expect(staying.call('conflict', [large])).rejects.toThrow();
+      await expect(staying.call('nothing', [large])).rejects.toThrow();
+      staying.destroy();
+    }
+    const [one, other] = [await client(), await client()];
+    const calls = [one, other].map((connection) => connection.call('hold', [large]));
+    await holding(22);
+    for (const each of held) each.finish();
+    expect(await Promise.all(calls)).toEqual([[], []]);
   });
 
   test('a connection with 10,000 requests does not starve one with a single request', async () => {

@@ -110,7 +110,8 @@ export class Session {
           `dropping a connection: ${cause.message}`,
         );
       }
-      this.#gone.abort(cause);
+      // A reason of its own: calls are not to take what broke this connection for what broke one to PostgreSQL.
+      this.#gone.abort(new Error('the client is gone', { cause }));
     }
     this.#socket.destroy();
   }
