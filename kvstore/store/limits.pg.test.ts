@@ -127,7 +127,9 @@ test('a timeout of more than PostgreSQL knows is as good as none', async () => {
   const timeout = Number.MAX_SAFE_INTEGER;
   await store.call('putObject', 'b', 'patient', { n: 90 }, { timeout });
   expect(await store.call('findObjects', 'b', '(n=90)', { timeout })).toHaveLength(1);
-  expect(await store.first('updateObjects', 'b', { n: 91 }, '(n=90)', { timeout })).toMatchObject({ count: 1 });
+  expect(await store.first('updateObjects', 'b', { n: 91 }, '(n=90)', { timeout })).toMatchObject({
+    count: 1,
+  });
   for (const requests of [[], [{ operation: 'deleteMany', bucket: 'b', filter: '(n=91)' }]]) {
     await store.call('batch', requests, { timeout });
   }
