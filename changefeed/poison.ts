@@ -89,9 +89,10 @@ export async function listHeld(kv: Kv, consumer?: string): Promise<HeldKey[]> {
   return objects.map(({ value }) => heldKeySchema.parse(value));
 }
 
-/** The first changes that wait for a key, in order. */
-export async function readHeld(kv: Kv, held: string, limit: number): Promise<HeldChange[]> {
-  const { objects } = await kv.find(poisonBucket, `(&(kind=change)(held=${held}))`, {
+/** The first changes that wait for a key, in order; behind `from`. */
+export async function readHeld(kv: Kv, held: string, limit: number, from = ''): Promise<HeldChange[]> {
+  const behind = from === '' ? '' : `(position>=${from})(!(position=${from}))`;
+  const { objects } = await kv.find(poisonBucket, `(&(kind=change)(held=${held})${behind})`, {
     sort: { attribute: 'position', order: 'ASC' },
     limit,
   });

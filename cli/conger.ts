@@ -17,6 +17,10 @@ const commands: Readonly<Record<string, Entry>> = {
     summary: 'show which parts of a datacenter answer',
     load: async () => (await import('./commands/status.ts')).status,
   },
+  poison: {
+    summary: 'list, show, replay and drop changes that a consumer could not apply',
+    load: async () => (await import('./commands/poison.ts')).poison,
+  },
 };
 
 function overview(): string {
