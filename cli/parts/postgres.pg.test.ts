@@ -1,12 +1,17 @@
 import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startPostgres } from '../../test/fixtures/postgres.ts';
 import { freePort } from './ports.ts';
 import { startServer } from './postgres.ts';
+
+// A process that is killed must be one of its own, and Node cannot run TypeScript: `npm test` builds it first.
+const compiled = join(import.meta.dirname, '../../dist/cli/parts/postgres.js');
 
 let directory: string;
 
@@ -114,6 +119,28 @@ describe('a cluster that stays', () => {
     await second.stop();
     expect(other.exitCode).toBeNull();
     other.kill();
+  });
+
+  it.runIf(existsSync(compiled))('ends with its process also while it starts', async () => {
+    const options = { directory: join(directory, 'starting'), port: await freePort() };
+    const first = await startServer(options);
+    await first.stop();
+    // A standby that serves nobody never says that it is ready.
+    await writeFile(join(first.data, 'standby.signal'), '');
+    const never = { ...options, settings: { hot_standby: 'off' }, removeIfAbandoned: true };
+    const script = `
+      import { startServer } from ${JSON.stringify(pathToFileURL(compiled).href)};
+      await startServer({ ...${JSON.stringify(never)}, onLine: (line) => console.log(line) });`;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let said = '';
+    for await (const chunk of child.stdout) {
+      said += chunk;
+      if (said.includes('entering standby mode')) break;
+    }
+    child.kill('SIGKILL');
+    while (existsSync(first.data)) await new Promise((resolve) => setTimeout(resolve, 20));
   });
 
   it('says what PostgreSQL said when it cannot start', async () => {

@@ -139,13 +139,18 @@ export async function startServer(options: PostgresOptions): Promise<Postgres> {
   const account = await ownerOf(data, preferred);
 
   let child: ChildProcess;
+  let dismiss: () => void;
   for (let attempt = 0; ; attempt++) {
     await clearPredecessor(binaries, data, account, say);
     child = launch(binaries, data, account, options);
+    // From the first moment: a standby whose primary is gone never gets ready.
+    const remove = options.removeIfAbandoned ? { thenRemove: place } : {};
+    dismiss = child.pid === undefined ? () => {} : guard(child.pid, 'INT', { account, ...remove });
     try {
       await untilReady(child, onLine);
       break;
     } catch (error) {
+      dismiss();
       // A killed postmaster's backends hold its shared memory until they notice, within a second or so.
       const held = error instanceof StartError && error.message.includes('shared memory block');
       if (!held || attempt >= 20) throw error;
@@ -154,10 +159,6 @@ export async function startServer(options: PostgresOptions): Promise<Postgres> {
   }
   const { pid } = child;
   if (pid === undefined) throw new StartError('PostgreSQL has no pid');
-  const dismiss = guard(pid, 'INT', {
-    account,
-    ...(options.removeIfAbandoned ? { thenRemove: place } : {}),
-  });
   const ended = child.exitCode !== null ? Promise.resolve() : once(child, 'close').then(() => {});
   void ended.then(dismiss);
   return {
