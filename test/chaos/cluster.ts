@@ -1,0 +1,141 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { freeRange } from '../../cli/parts/ports.ts';
+import { createKv } from '../../kvstore/client.ts';
+import type { Kv } from '../../kvstore/types.ts';
+import { type Config, loadConfig } from '../../runtime/config.ts';
+import { silentLogger } from '../../runtime/log.ts';
+import { startProxy, type TcpProxy } from '../fixtures/proxy.ts';
+import type { Random } from '../random.ts';
+import type { Fixtures } from './fixtures.ts';
+import { type Kind, Managed } from './managed.ts';
+import { ensureBuckets } from './resources.ts';
+
+export const partitions = 4;
+
+/** A way between two of the parts, that can be broken. */
+export interface Link {
+  /** `capture0-postgres` */
+  readonly name: string;
+  readonly proxy: TcpProxy;
+}
+
+/** 2 kvstore servers, 2 captures and some services, each process with its own ways to what it needs. */
+export interface Cluster {
+  readonly fixtures: Fixtures;
+  readonly processes: readonly Managed[];
+  readonly links: readonly Link[];
+  /** Of the services. */
+  readonly urls: readonly string[];
+  /** To all kvstore servers; nothing stands between. */
+  readonly kv: Kv;
+  /** How to reach PostgreSQL and the log past all links. */
+  readonly config: Config;
+  /** Ends every fault: links are whole, processes go on and are armed no more. Resolves when all serve. */
+  heal(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+export interface ClusterOptions {
+  readonly fixtures: Fixtures;
+  /** Names the database, the slot and the topic. */
+  readonly name: string;
+  readonly services: number;
+  readonly directory: string;
+  /** The plans of failpoints of each process. */
+  readonly plans: (kind: Kind, name: string) => readonly string[];
+  readonly random: Random;
+}
+
+export async function startCluster(options: ClusterOptions): Promise<Cluster> {
+  const { fixtures, name, directory, plans, random } = options;
+  const database = await fixtures.database(name);
+  const env: Record<string, string> = {
+    CONGER_PARTITIONS: String(partitions),
+    CONGER_CAPTURE_SLOT: name,
+    ...(fixtures.kafka === undefined
+      ? {}
+      : { CONGER_KAFKA: fixtures.kafka.brokers.join(','), CONGER_KAFKA_TOPIC: name }),
+  };
+  const links: Link[] = [];
+  const processes: Managed[] = [];
+  const stopped = new AbortController();
+  let kv: Kv | undefined;
+  const stop = async () => {
+    stopped.abort();
+    await kv?.close();
+    await Promise.all(processes.map((process) => process.stop()));
+    await Promise.all(links.map(({ proxy }) => proxy.close()));
+    await fixtures.drop(name, name);
+  };
+  const link = async (linkName: string, port: number) => {
+    const proxy = await startProxy(port);
+    links.push({ name: linkName, proxy });
+    return proxy.port;
+  };
+  const make = async (kind: Kind, n: number, port: number, more: Record<string, string> = {}) => {
+    const processName = `${kind}${n}`;
+    const url = new URL(database);
+    url.port = String(await link(`${processName}-postgres`, Number(url.port)));
+    const own = { CONGER_POSTGRES: url.href, CONGER_PORT: String(port), ...more };
+    const process = new Managed({
+      kind,
+      name: processName,
+      env: { ...env, ...own },
+      directory,
+      plans: plans(kind, processName),
+    });
+    processes.push(process);
+    return process;
+  };
+
+  try {
+    const base = await freeRange(2 + options.services);
+    const kvstores = [await make('kvstore', 0, base), await make('kvstore', 1, base + 1)];
+    const captures = [await make('capture', 0, 0), await make('capture', 1, 0)];
+    await Promise.all([...kvstores, ...captures].map((process) => process.start()));
+    const servers = [base, base + 1].map((port) => `tcp://127.0.0.1:${port}`);
+    kv = createKv({ servers, log: silentLogger() });
+    await ensureBuckets(kv);
+    const linked = [await link('services-kvstore0', base), await link('services-kvstore1', base + 1)];
+    const CONGER_KVSTORE = linked.map((port) => `tcp://127.0.0.1:${port}`).join(',');
+    const ports = Array.from({ length: options.services }, (_, n) => base + 2 + n);
+    const services = await Promise.all(ports.map((port, n) => make('service', n, port, { CONGER_KVSTORE })));
+    await Promise.all(services.map((process) => process.start()));
+    void letGoOn(processes, random, stopped.signal);
+    return {
+      fixtures,
+      processes,
+      links,
+      urls: ports.map((port) => `http://127.0.0.1:${port}`),
+      kv,
+      config: loadConfig({ ...env, CONGER_POSTGRES: database }),
+      heal: async () => {
+        for (const process of processes) {
+          process.disarm();
+          process.resume();
+        }
+        for (const { proxy } of links) proxy.heal();
+        await fixtures.postgres.kill('SIGCONT');
+        await fixtures.postgres.start();
+        await Promise.all(processes.map((process) => process.ready()));
+      },
+      stop,
+    };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+/** Lets processes go on that a failpoint has stopped, after a while. */
+async function letGoOn(processes: readonly Managed[], random: Random, signal: AbortSignal): Promise<void> {
+  const since = new Map<Managed, number>();
+  while (!signal.aborted) {
+    for (const process of processes) {
+      if (!(await process.isStuck())) since.delete(process);
+      else if (!since.has(process)) since.set(process, performance.now() + 100 + random.below(3_000));
+      else if (performance.now() > (since.get(process) ?? 0)) process.resume();
+    }
+    await sleep(50);
+  }
+}

@@ -1,0 +1,133 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { messageOf } from '../../runtime/errors.ts';
+import { failpoints } from '../../runtime/failpoint-names.ts';
+import { type Fixtures, startFixtures } from './fixtures.ts';
+import { failpointsOf, type Log } from './plans.ts';
+import { type Report, run } from './run.ts';
+import { knownFailures, scenarios } from './scenarios.ts';
+
+const help = `Usage: npm run chaos -- [options]
+
+Writes, consumes and listens while things break, and checks that every change comes to everyone once, in order and whole.
+
+  --seeds N        how many seeds on each log (default 10)
+  --first-seed N   the first of them (default 1); a failed run is repeated with --seeds 1 --first-seed SEED
+  --log NAME       embedded, kafka or both (default both)
+  --scenario NAME  what goes wrong (default any)
+  --keep DIR       where a failed run leaves its history, logs and database (default: a new directory)
+  --stop           stop after the first failure
+  --coverage       fail where a failpoint was never passed
+  --list           the scenarios, the failpoints, and where known failures of others are tested
+  --help           this text
+`;
+
+const { values } = parseArgs({
+  options: {
+    seeds: { type: 'string', default: '10' },
+    'first-seed': { type: 'string', default: '1' },
+    log: { type: 'string', default: 'both' },
+    scenario: { type: 'string', default: 'any' },
+    keep: { type: 'string' },
+    stop: { type: 'boolean', default: false },
+    coverage: { type: 'boolean', default: false },
+    list: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
+  },
+});
+if (values.help) {
+  process.stdout.write(help);
+  process.exit(0);
+}
+if (values.list) {
+  for (const { name, what } of scenarios) console.log(`${name.padEnd(16)} ${what}`);
+  console.log(`\n${Object.keys(failpoints).length} failpoints:`);
+  for (const [name, what] of Object.entries(failpoints)) console.log(`${name.padEnd(30)} ${what}`);
+  console.log('\nfailures that others have had, and where they are tested:');
+  for (const [failure, where] of knownFailures) console.log(`${failure}\n    ${where}`);
+  process.exit(0);
+}
+const scenario = scenarios.find(({ name }) => name === values.scenario);
+const logs: readonly Log[] = (['embedded', 'kafka'] as const).filter((log) =>
+  ['both', log].includes(values.log),
+);
+const [seeds, first] = [Number(values.seeds), Number(values['first-seed'])];
+if (scenario === undefined || logs.length === 0 || !Number.isInteger(seeds) || !Number.isInteger(first)) {
+  process.stderr.write(help);
+  process.exit(2);
+}
+
+function counts({ writes, changes, streams, faults, lives }: Report): string {
+  const outcomes = Object.entries(writes).map(([outcome, count]) => `${count} ${outcome}`);
+  return `${changes} changes (writes: ${outcomes.join(', ')}), ${streams} connections, ${lives} lives; ${faults.join(' ')}`;
+}
+
+const keep = values.keep ?? (await mkdtemp(join(tmpdir(), 'conger-chaos-')));
+const failed: string[] = [];
+const passed = new Map<Log, Set<string>>(logs.map((log) => [log, new Set()]));
+let runs = 0;
+let changes = 0;
+let faults = 0;
+
+/** Runs one seed; answers whether it kept every promise. */
+async function one(fixtures: Fixtures, seed: number): Promise<boolean> {
+  const { log } = fixtures;
+  const title = `${log} seed ${seed} (${values.scenario})`;
+  const directory = join(keep, `${log}-${values.scenario}-${seed}`);
+  await rm(directory, { recursive: true, force: true });
+  await mkdir(directory, { recursive: true });
+  const start = performance.now();
+  const took = () => `in ${((performance.now() - start) / 1000).toFixed(1)} s`;
+  let problems: string[];
+  try {
+    const report = await run({ seed, scenario: scenario!, fixtures, directory });
+    runs++;
+    changes += report.changes;
+    faults += report.faults.length;
+    for (const name of report.passed) passed.get(log)?.add(name);
+    problems = report.violations.map(({ property, observer, text }) => `${property}: ${observer} ${text}`);
+    console.log(`${problems.length === 0 ? 'ok  ' : 'FAIL'} ${title} ${took()}: ${counts(report)}`);
+  } catch (error) {
+    problems = [messageOf(error)];
+    console.log(`FAIL ${title} ${took()}`);
+    await writeFile(join(directory, 'error.txt'), String(error instanceof Error ? error.stack : error));
+  }
+  if (problems.length === 0) {
+    await rm(directory, { recursive: true, force: true });
+    return true;
+  }
+  failed.push(`${log} ${seed}`);
+  await fixtures.keep(join(directory, 'database')).catch((error) => console.log(`     ${messageOf(error)}`));
+  console.log(`     history, logs and database: ${directory}`);
+  for (const problem of problems.slice(0, 10)) console.log(`     ${problem}`);
+  if (problems.length > 10) console.log(`     and ${problems.length - 10} more`);
+  return false;
+}
+
+for (const log of logs) {
+  const fixtures = await startFixtures(log);
+  try {
+    for (let seed = first; seed < first + seeds; seed++) {
+      if (!(await one(fixtures, seed)) && values.stop) break;
+    }
+  } finally {
+    await fixtures.stop();
+  }
+}
+if (failed.length === 0 && values.keep === undefined) await rm(keep, { recursive: true, force: true });
+let uncovered = 0;
+for (const log of logs) {
+  const missing = failpointsOf(log).filter((name) => passed.get(log)?.has(name) !== true);
+  uncovered += missing.length;
+  const all = failpointsOf(log).length;
+  console.log(
+    `${log}: ${all - missing.length} of ${all} failpoints passed${missing.length === 0 ? '' : `, never: ${missing.join(' ')}`}`,
+  );
+}
+const again = failed.length === 0 ? '' : `; failed seeds: ${failed.join(', ')}`;
+console.log(
+  `${runs - failed.length} passed, ${failed.length} failed; ${changes} changes, ${faults} faults${again}`,
+);
+process.exit(failed.length === 0 && !(values.coverage && uncovered > 0) ? 0 : 1);
