@@ -3,9 +3,11 @@ import { failpoint, failpointNow } from '../runtime/failpoints.ts';
 import type { Logger } from '../runtime/log.ts';
 import { counter, gauge, timer } from '../runtime/metrics.ts';
 import { parseChange } from './change.ts';
-import { decodeCursor, encodeCursor, type FeedCursor } from './feeds/cursor.ts';
+import { CatchUp } from './feeds/catch-up.ts';
+import { decodeCursor, encodeCursor, type FeedCursor, parseSince } from './feeds/cursor.ts';
 import { RingReader } from './feeds/reader.ts';
 import { Ring, type RingLimits } from './feeds/ring.ts';
+import { Turns } from './feeds/turns.ts';
 import { Waiters, type WaitOptions } from './feeds/waiters.ts';
 import type { Change, LogBatch, LogReader, LogRecord, Position, Reading } from './types.ts';
 
@@ -21,6 +23,9 @@ const repeated = counter(
   'records dropped because their position did not increase',
 );
 const readersNow = gauge('conger_broadcast_readers', 'feed readers in this process');
+
+/** How many readers at once may hold a page of the log. */
+const catchingUpAtOnce = 8;
 
 export interface BroadcastOptions extends Partial<RingLimits> {
   readonly reader: LogReader;
@@ -123,17 +128,38 @@ export class Broadcast {
    */
   read(since: FeedCursor | undefined, wake: () => void): { reader: RingReader; close: () => void } {
     const reader = new RingReader(this.#ring, since === undefined ? undefined : decodeCursor(since));
+    return { reader, close: this.onWake(wake) };
+  }
+
+  /** Calls `wake` when changes have come, and when reading has ended, until the answered function is called. */
+  onWake(wake: () => void): () => void {
     const own = () => wake();
     this.#wakes.add(own);
     readersNow.set(this.#wakes.size);
-    return {
-      reader,
-      close: () => {
-        this.#wakes.delete(own);
-        readersNow.set(this.#wakes.size);
-      },
+    return () => {
+      this.#wakes.delete(own);
+      readersNow.set(this.#wakes.size);
     };
   }
+
+  /**
+   * Finds a place that a client names, in the ring or else in the log. Whoever goes on from it catches up first, and
+   * then continues with `join`.
+   * @throws CongerError PositionGone, BadRequest (neither a cursor nor a position); Error where the log does not answer
+   */
+  async resume(since: string): Promise<CatchUp> {
+    const catchUp = new CatchUp(this.#ring, this.#reader, parseSince(since, this.partitions));
+    await catchUp.locate();
+    return catchUp;
+  }
+
+  /** The reader that goes on where `catchUp` is done. @throws CongerError PositionGone where it is not */
+  join(catchUp: CatchUp): RingReader {
+    return new RingReader(this.#ring, catchUp.place(), catchUp.held);
+  }
+
+  /** Lets some of those who catch up hold a page. */
+  readonly turns = new Turns(catchingUpAtOnce);
 
   /** How many readers are open. */
   get readers(): number {

@@ -98,9 +98,14 @@ export interface LogReader {
    */
   join(group: string, member: string, handler: GroupHandler): Promise<Reading>;
   /**
+   * The cursor behind a position.
+   * @throws CongerError PositionGone where records behind the position may have been dropped
+   */
+  locate(partition: number, position: Position): Promise<Cursor>;
+  /**
    * One page of what a partition holds behind a cursor, in order and each record once: some hundreds of records or about
-   * 1 MB, but at least one; undefined where it holds nothing more. A position is enough: where `offset` is '' the log
-   * finds it. Nothing is kept for the caller, who asks for the next page when it can take it.
+   * 1 MB, but at least one; undefined where it holds nothing more. Nothing is kept for the caller, who asks for the next
+   * page when it can take it.
    * @throws CongerError PositionGone where records behind the cursor may have been dropped
    */
   readFrom(partition: number, cursor: Cursor): Promise<LogBatch | undefined>;

@@ -30,14 +30,44 @@ const NONE = '00000000000000000000000000000000';
 const MAX_LENGTH = 64 * 1024;
 
 export function encodeCursor({ time, positions, snapshot }: FeedPlace): FeedCursor {
-  const head = Buffer.alloc(HEAD);
-  head.writeUInt8(VERSION, 0);
-  head.writeUIntBE(Math.max(0, Math.trunc(time)), 1, 6);
-  head.writeUInt16BE(positions.length, 7);
-  const vector = positions.map((p) => (p === START ? NONE : p.replaceAll('-', ''))).join('');
-  return Buffer.concat([head, Buffer.from(vector, 'hex'), Buffer.from(snapshot, 'latin1')]).toString(
-    'base64url',
-  );
+  return new CursorBase(time, positions).with(snapshot);
+}
+
+/** The cursors of readers that stand at one place and began with different snapshots: what they share is encoded once. */
+export class CursorBase {
+  readonly #plain: FeedCursor;
+  /** What ends on a character of base64, and the bytes after it. */
+  readonly #prefix: string;
+  readonly #rest: Buffer;
+
+  constructor(time: number, positions: readonly Position[]) {
+    const head = Buffer.alloc(HEAD);
+    head.writeUInt8(VERSION, 0);
+    head.writeUIntBE(Math.max(0, Math.trunc(time)), 1, 6);
+    head.writeUInt16BE(positions.length, 7);
+    const vector = positions.map((p) => (p === START ? NONE : p.replaceAll('-', ''))).join('');
+    const bytes = Buffer.concat([head, Buffer.from(vector, 'hex')]);
+    const whole = bytes.length - (bytes.length % 3);
+    this.#plain = bytes.toString('base64url');
+    this.#prefix = this.#plain.slice(0, (whole / 3) * 4);
+    this.#rest = bytes.subarray(whole);
+  }
+
+  with(snapshot: string): FeedCursor {
+    if (snapshot === '') return this.#plain;
+    return this.#prefix + Buffer.concat([this.#rest, Buffer.from(snapshot, 'latin1')]).toString('base64url');
+  }
+}
+
+/**
+ * The place that a client names: a cursor, or a position, which stands for that place in the shard's commit order in
+ * every partition. To resume takes a cursor: what a reader of several partitions was told when it was told of a
+ * position need not be all that comes before it.
+ * @throws CongerError BadRequest where `text` is neither
+ */
+export function parseSince(text: string, partitions: number): FeedPlace {
+  if (!isPosition(text)) return decodeCursor(text);
+  return { time: 0, positions: new Array<Position>(partitions).fill(text), snapshot: '' };
 }
 
 /** @throws CongerError BadRequest where `text` is not a cursor. */

@@ -187,28 +187,162 @@ test('a change that comes at any moment of the reader’s turn is sent without a
   expect(f.events()).toHaveLength(60);
 });
 
-test('bookmarks say how far it is when others’ changes go by, seldom, and never at rest', async () => {
+test('bookmarks say how far it is whatever goes by, and that it lives, for as long as nothing else is sent', async () => {
   vi.useFakeTimers();
   const log = new TestLog(1);
   const { broadcast, reader } = await start(log);
   const f = open(broadcast, { bookmarkMs: 1_000 });
   const bookmarks = () => f.messages.filter((m) => m.type === 'bookmark').length;
   await vi.advanceTimersByTimeAsync(100_000);
-  expect(bookmarks()).toBe(1);
-  for (let i = 0; i < 500; i++) {
-    await push(log, reader, { bucket: 'others', key: `k${i}` });
-    await vi.advanceTimersByTimeAsync(10);
+  expect(bookmarks()).toBe(100);
+  for (let i = 0; i < 50; i++) {
+    await push(log, reader, { key: `k${i}` });
+    await vi.advanceTimersByTimeAsync(100);
   }
-  expect(bookmarks()).toBeGreaterThan(4);
-  expect(bookmarks()).toBeLessThan(8);
-  await vi.advanceTimersByTimeAsync(1_000);
-  const last = bookmarks();
+  expect(bookmarks()).toBe(100);
+  await push(log, reader, { bucket: 'others', key: 'x' });
+  await vi.advanceTimersByTimeAsync(2_000);
+  expect(bookmarks()).toBeGreaterThan(100);
   expect(f.cursor()).toBe(broadcast.cursor());
-  await vi.advanceTimersByTimeAsync(100_000);
-  expect(bookmarks()).toBe(last);
-  await push(log, reader, { key: 'mine' });
-  await vi.advanceTimersByTimeAsync(100_000);
-  expect(bookmarks()).toBe(last);
+});
+
+/** A log that an instance has read the last two records of each partition of, and what it held before. */
+async function behindTheRing(count: number) {
+  const log = new TestLog(3);
+  const first = await start(log);
+  await push(log, first.reader, ...Array.from({ length: 20 }, (_, i) => ({ key: `early${i}` })));
+  const since = first.broadcast.cursor();
+  const keys = Array.from({ length: count }, (_, i) => `k${i}`);
+  log.append(...keys.map((key) => log.make({ key })));
+  const later = await start(log, { tail: 2 });
+  later.reader.pageRecords = 7;
+  return { log, since, keys, ...later };
+}
+
+test('a place before the ring is gone on from in the log, and then in the ring, once and in order', async () => {
+  const { log, since, keys, broadcast, reader } = await behindTheRing(100);
+  expect(() => broadcast.read(since, () => undefined)).toThrow(/no longer held/);
+  const f = open(broadcast, { since: await broadcast.resume(since) });
+  // Changes come while it catches up, and after it.
+  for (let i = 0; i < 10; i++) {
+    keys.push(`live${i}`);
+    await push(log, reader, { key: `live${i}` });
+  }
+  await f.received(1 + keys.length);
+  keys.push('last');
+  await push(log, reader, { key: 'last' });
+  await f.received(1 + keys.length);
+  expect(reader.pages).toBeGreaterThan(10);
+  expect(f.events().toSorted()).toEqual(keys.toSorted());
+  for (const records of log.records) {
+    const order = records.map((r) => r.partitionKey).filter((key) => keys.includes(key));
+    expect(f.events().filter((key) => order.includes(key))).toEqual(order);
+  }
+});
+
+test('each cursor that was told while a reader caught up is one to resume from', async () => {
+  const { since, keys, broadcast } = await behindTheRing(60);
+  const got: string[] = [];
+  let cursor = since;
+  while (got.length < keys.length) {
+    let left = 7;
+    const { feed } = open(broadcast, {
+      since: await broadcast.resume(cursor),
+      send: (message) => {
+        if (message.type === 'end') return true;
+        if (left === 0) return false;
+        cursor = message.cursor;
+        if (message.type === 'event') {
+          got.push(message.event);
+          left--;
+        }
+        return got.length < keys.length;
+      },
+    });
+    await feed.done;
+  }
+  expect(got.toSorted()).toEqual(keys.toSorted());
+});
+
+test('catching up leaves out what the snapshot had that the reader began with', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log, { maxChanges: 2 });
+  const f = open(broadcast, { snapshot: async () => ({ items: ['x'], found: { snapshot: '20:20:' } }) });
+  await f.received(1);
+  f.feed.close();
+  await push(
+    log,
+    reader,
+    { key: 'x', xid: 19 },
+    { key: 'y', xid: 20 },
+    { key: 'z', xid: 21 },
+    { key: 'w', xid: 22 },
+  );
+  const again = open(broadcast, { since: await broadcast.resume(f.cursor()) });
+  await again.received(4);
+  expect(again.events()).toEqual(['y', 'z', 'w']);
+});
+
+test('a position is a place: what was committed after it, in every partition', async () => {
+  const { log, broadcast } = await behindTheRing(30);
+  const all = log.records.flat().sort((a, b) => (a.position < b.position ? -1 : 1));
+  const at = 25;
+  const f = open(broadcast, { since: await broadcast.resume(all[at]?.position ?? '') });
+  const expected = all.slice(at + 1).map((record) => record.partitionKey);
+  await f.received(1 + expected.length);
+  expect(f.events().toSorted()).toEqual(expected.toSorted());
+});
+
+test('what the log has dropped is PositionGone, before anything is sent or in the middle', async () => {
+  const { log, since, broadcast } = await behindTheRing(300);
+  const catchUp = await broadcast.resume(since);
+  const messages: Message[] = [];
+  const { feed } = open(broadcast, {
+    since: catchUp,
+    send: (message) => {
+      messages.push(message);
+      if (messages.length === 5) log.drop(5);
+      return true;
+    },
+  });
+  expect(await feed.done).toMatchObject({ code: 'PositionGone' });
+  expect(messages.length).toBeGreaterThan(5);
+  expect(messages.length).toBeLessThan(50);
+  await expect(broadcast.resume(since)).rejects.toMatchObject({ code: 'PositionGone' });
+  await expect(broadcast.resume('nonsense')).rejects.toMatchObject({ code: 'BadRequest' });
+});
+
+test('a reader that catches up and comes to a new epoch, or to what cannot be read, is sent nothing after it', async () => {
+  const { log, since, broadcast, reader } = await behindTheRing(30);
+  const held = await broadcast.resume(since);
+  log.open(2);
+  log.append(...Array.from({ length: 30 }, (_, i) => log.make({ key: `new${i}`, epoch: 2 })));
+  const f = open(broadcast, { since: held });
+  await reader.goOn();
+  expect(await f.feed.done).toMatchObject({ code: 'PositionGone' });
+  expect(f.events().filter((key) => key.startsWith('new'))).toEqual([]);
+
+  const other = await behindTheRing(30);
+  const [record] = other.log.records[0]?.slice(-5) ?? [];
+  other.log.records[0]?.splice(-5, 1, { ...record!, body: Buffer.from('{"v":99}') });
+  const g = open(other.broadcast, { since: await other.broadcast.resume(other.since) });
+  expect(await g.feed.done).toMatchObject({ code: 'PositionGone' });
+});
+
+test('a reader that does not take its page of the log makes room for the others', async () => {
+  const { since, keys, broadcast } = await behindTheRing(30);
+  const stuck = await Promise.all(
+    Array.from({ length: 20 }, async () =>
+      open(broadcast, {
+        since: await broadcast.resume(since),
+        pageMs: 50,
+        send: (message) => (message.type === 'event' ? new Promise(() => undefined) : true),
+      }),
+    ),
+  );
+  const well = open(broadcast, { since: await broadcast.resume(since) });
+  await well.received(1 + keys.length);
+  for (const { feed } of stuck) expect(await feed.done).toMatchObject({ code: 'SlowReader' });
 });
 
 test('ends with a last message when the process ends, and says nothing to a reader that left', async () => {

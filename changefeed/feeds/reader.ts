@@ -2,7 +2,7 @@ import { CongerError } from '../../runtime/errors.ts';
 import { epochOf } from '../position.ts';
 import { isVisible, parseSnapshot, type Snapshot } from '../snapshot.ts';
 import type { Change, Position } from '../types.ts';
-import { encodeCursor, type FeedCursor, type FeedPlace } from './cursor.ts';
+import { CursorBase, type FeedCursor, type FeedPlace } from './cursor.ts';
 import type { Ring } from './ring.ts';
 
 /**
@@ -19,19 +19,25 @@ export class RingReader {
   #time: number;
   #snapshotText: string;
   #snapshot: Snapshot | undefined;
+  /** Stands in each partition where the ring's changes have brought it, as most readers do. */
+  #aligned: boolean;
 
   /**
    * Begins right behind `since`, or behind the newest change.
+   * @param held partitions of which the log holds everything after `since` (Ring.behind)
    * @throws CongerError PositionGone where the ring does not reach back to `since`
    */
-  constructor(ring: Ring, since?: FeedPlace) {
-    if (since !== undefined && !ring.reaches(since)) throw gone('the cursor is no longer held');
+  constructor(ring: Ring, since?: FeedPlace, held?: ReadonlySet<number>) {
+    if (since !== undefined && !(ring.knows(since) && ring.behind(since, held).length === 0)) {
+      throw gone('the cursor is no longer held');
+    }
     const place = since ?? ring.end();
     this.#ring = ring;
     this.#epoch = ring.epoch;
     this.#positions = [...place.positions];
     this.#sequence = since === undefined ? ring.next : ring.first;
     this.#time = place.time;
+    this.#aligned = since === undefined;
     this.#snapshotText = place.snapshot;
     this.#snapshot = place.snapshot === '' ? undefined : parseSnapshot(place.snapshot);
   }
@@ -39,6 +45,11 @@ export class RingReader {
   /** Counts what this reader has gone by. */
   get sequence(): number {
     return this.#sequence;
+  }
+
+  /** How many changes the ring holds that this reader has not gone by. */
+  get lag(): number {
+    return this.#ring.next - this.#sequence;
   }
 
   /** Whether the ring has dropped what this reader should have read next. */
@@ -60,7 +71,10 @@ export class RingReader {
     for (;;) {
       if (this.overtaken) throw overtaken();
       const change = this.#ring.get(this.#sequence);
-      if (change === undefined) return undefined;
+      if (change === undefined) {
+        if (!this.#aligned) this.#align();
+        return undefined;
+      }
       if (epochOf(change.position) > this.#epoch) throw gone('changes may have been missed');
       this.#sequence++;
       // A place may be ahead of this process: another instance, which had read on, has given it.
@@ -74,11 +88,19 @@ export class RingReader {
 
   /** Where this reader stands: behind the last change that `next` answered or left out. */
   cursor(): FeedCursor {
-    return encodeCursor({ time: this.#time, positions: this.#positions, snapshot: this.#snapshotText });
+    const base = this.#aligned
+      ? this.#ring.cursors(this.#sequence, this.#time, this.#positions)
+      : new CursorBase(this.#time, this.#positions);
+    return base.with(this.#snapshotText);
+  }
+
+  #align(): void {
+    this.#aligned = this.#positions.every((position, partition) => position === this.#ring.last(partition));
+    if (this.#aligned) this.#time = Math.max(this.#time, this.#ring.time);
   }
 }
 
-function gone(why: string): CongerError {
+export function gone(why: string): CongerError {
   return new CongerError('PositionGone', `${why}; take a snapshot and go on from there`);
 }
 

@@ -1,6 +1,6 @@
 import { epochOf, epochOfAll, FIRST_EPOCH, START } from '../position.ts';
 import type { Change, Position } from '../types.ts';
-import type { FeedPlace } from './cursor.ts';
+import { CursorBase, type FeedPlace } from './cursor.ts';
 
 export interface RingLimits {
   readonly maxChanges: number;
@@ -31,6 +31,7 @@ export class Ring {
   #time = 0;
   #epoch = FIRST_EPOCH;
   #began = 0;
+  #coded: { readonly sequence: number; readonly time: number; readonly base: CursorBase } | undefined;
 
   constructor(partitions: number, limits: RingLimits) {
     this.#limits = limits;
@@ -61,6 +62,11 @@ export class Ring {
   /** The log's epoch, as far as it has been read. */
   get epoch(): number {
     return this.#epoch;
+  }
+
+  /** When the newest change was committed, or else when reading began; milliseconds since 1970. */
+  get time(): number {
+    return this.#time;
   }
 
   last(partition: number): Position {
@@ -104,15 +110,35 @@ export class Ring {
     this.#whole[partition] = false;
   }
 
-  /** Whether everything after `place` is held, or is yet to come. Between a place's epoch and another one is a gap. */
+  /** Whether `place` is one of this log, and of its epoch: between two epochs is a gap. */
+  knows(place: FeedPlace): boolean {
+    return place.positions.length === this.partitions && epochOfAll(place.positions) === this.#epoch;
+  }
+
+  /** Whether everything after `place` is held, or is yet to come. */
   reaches(place: FeedPlace): boolean {
-    if (place.positions.length !== this.partitions) return false;
-    if (epochOfAll(place.positions) !== this.#epoch) return false;
+    return this.knows(place) && this.behind(place).length === 0;
+  }
+
+  /**
+   * The partitions of which it does not hold everything after `place`. Of the partitions in `held` the log itself held
+   * everything after the place at some time after this ring had caught up.
+   */
+  behind(place: FeedPlace, held?: ReadonlySet<number>): number[] {
     const recent = place.time >= this.#began - this.#limits.resumeMs;
-    return place.positions.every((position, partition) => {
+    return [...place.positions.keys()].filter((partition) => {
       const floor = this.#floor[partition] ?? START;
-      return (floor !== START && position >= floor) || (this.#whole[partition] === true && recent);
+      if (floor !== START && (place.positions[partition] ?? START) >= floor) return false;
+      return !(this.#whole[partition] === true && (recent || held?.has(partition) === true));
     });
+  }
+
+  /** The cursors of those who stand in all partitions where the changes before `sequence` have brought them. */
+  cursors(sequence: number, time: number, positions: readonly Position[]): CursorBase {
+    if (this.#coded?.sequence === sequence && this.#coded.time === time) return this.#coded.base;
+    const base = new CursorBase(time, positions);
+    this.#coded = { sequence, time, base };
+    return base;
   }
 
   #evict(): void {

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { Cursor, LogReader, LogRecord, LogWriter } from '../types.ts';
+import type { LogReader, LogRecord, LogWriter, Position } from '../types.ts';
 import { Member } from './member.ts';
 import { record, records, Seen } from './records.ts';
 
@@ -127,10 +127,10 @@ export function logContract(name: string, setup: () => Promise<LogUnderTest>, ti
       expectAll(b, all);
     });
 
-    /** All that a partition holds behind a cursor, page by page. */
-    async function readOn(from: LogReader, partition: number, cursor: Cursor): Promise<string[]> {
+    /** All that a partition holds behind a position, page by page. */
+    async function readOn(from: LogReader, partition: number, position: Position): Promise<string[]> {
       const positions: string[] = [];
-      let page = await from.readFrom(partition, cursor);
+      let page = await from.readFrom(partition, await from.locate(partition, position));
       while (page !== undefined) {
         expect(page.partition).toBe(partition);
         expect(page.records.length).toBeGreaterThan(0);
@@ -153,14 +153,14 @@ export function logContract(name: string, setup: () => Promise<LogUnderTest>, ti
         const there = expected(all, partition);
         for (const at of [0, 1, 100, 250, there.length - 7, there.length - 1, there.length]) {
           const position = there[at - 1] ?? '';
-          expect(await readOn(from, partition, { position, offset: '' })).toEqual(there.slice(at));
+          expect(await readOn(from, partition, position)).toEqual(there.slice(at));
         }
       }
-      const page = await from.readFrom(3, { position: '', offset: '' });
+      const page = await from.readFrom(3, await from.locate(3, ''));
       const first = all.filter((each) => each.partition === 3).slice(0, page?.records.length);
       expect(page?.records.map(asText)).toEqual(first.map(asText));
       await one.append(records(6_000, 2, 1));
-      const rest = await readOn(from, 0, { position: big.position, offset: '' });
+      const rest = await readOn(from, 0, big.position);
       expect(rest).toHaveLength(7);
     });
 
@@ -169,15 +169,16 @@ export function logContract(name: string, setup: () => Promise<LogUnderTest>, ti
       await one.open();
       const all = records(1, 100 * log.partitions, log.partitions);
       await one.append(all);
-      await log.drop(40);
       const from = await reader();
       const there = expected(all, 1);
-      const at = (n: number) => ({ position: there[n] ?? '', offset: '' });
-      await expect(from.readFrom(1, at(-1))).rejects.toMatchObject({ code: 'PositionGone' });
-      await expect(from.readFrom(1, at(0))).rejects.toMatchObject({ code: 'PositionGone' });
-      await expect(from.readFrom(1, at(58))).rejects.toMatchObject({ code: 'PositionGone' });
-      expect(await readOn(from, 1, at(60))).toEqual(there.slice(61));
-      expect(await readOn(from, 1, at(99))).toEqual([]);
+      const early = await from.locate(1, there[9] ?? '');
+      await log.drop(40);
+      await expect(from.readFrom(1, early)).rejects.toMatchObject({ code: 'PositionGone' });
+      for (const position of ['', there[0] ?? '', there[58] ?? '']) {
+        await expect(from.locate(1, position)).rejects.toMatchObject({ code: 'PositionGone' });
+      }
+      expect(await readOn(from, 1, there[60] ?? '')).toEqual(there.slice(61));
+      expect(await readOn(from, 1, there[99] ?? '')).toEqual([]);
     });
 
     test('pages go on after connections break', async () => {
@@ -186,11 +187,11 @@ export function logContract(name: string, setup: () => Promise<LogUnderTest>, ti
       const all = records(1, 20 * log.partitions, log.partitions);
       await one.append(all);
       const from = await reader();
-      await from.readFrom(1, { position: '', offset: '' });
+      await from.locate(1, '');
       await log.cut();
       let read: string[] | undefined;
       while (read === undefined) {
-        read = await readOn(from, 1, { position: '', offset: '' }).catch(() => undefined);
+        read = await readOn(from, 1, '').catch(() => undefined);
       }
       expect(read).toEqual(expected(all, 1));
     });
@@ -345,8 +346,7 @@ export function logContract(name: string, setup: () => Promise<LogUnderTest>, ti
       for (let p = 0; p < log.partitions; p++) {
         const there = expected(all, p);
         for (let at = 0; at <= there.length; at++) {
-          const cursor = { position: there[at - 1] ?? '', offset: '' };
-          expect(await readOn(pages, p, cursor)).toEqual(there.slice(at));
+          expect(await readOn(pages, p, there[at - 1] ?? '')).toEqual(there.slice(at));
         }
       }
       await old.close();

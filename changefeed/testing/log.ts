@@ -160,13 +160,18 @@ export class TestReader implements LogReader {
   pages = 0;
   pageRecords = 100;
 
-  async readFrom(partition: number, { position }: Cursor): Promise<LogBatch | undefined> {
-    this.pages++;
-    const records = this.#log.records[partition] ?? [];
+  async locate(partition: number, position: Position): Promise<Cursor> {
     const dropped = this.#log.dropped(partition);
-    if (position < (records[dropped - 1]?.position ?? '')) {
+    if (position < (this.#log.records[partition]?.[dropped - 1]?.position ?? '')) {
       throw new CongerError('PositionGone', 'the log does not hold the position any more');
     }
+    return { position, offset: '' };
+  }
+
+  async readFrom(partition: number, { position }: Cursor): Promise<LogBatch | undefined> {
+    await this.locate(partition, position);
+    this.pages++;
+    const records = this.#log.records[partition] ?? [];
     const from = records.findIndex((record) => record.position > position);
     return from === -1 ? undefined : this.#log.batch(partition, from, from + this.pageRecords);
   }

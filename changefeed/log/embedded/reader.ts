@@ -117,10 +117,21 @@ export class EmbeddedReader implements LogReader {
     });
   }
 
+  locate(partition: number, position: Position): Promise<Cursor> {
+    return this.#inTurn(async () => {
+      await this.#assertHeld(partition, position);
+      return { position, offset: '' };
+    });
+  }
+
   readFrom(partition: number, { position }: Cursor): Promise<LogBatch | undefined> {
-    const page = this.#paging.then(() => this.#page(partition, position));
-    this.#paging = page.catch(() => undefined);
-    return page;
+    return this.#inTurn(async () => {
+      const records = await fetchPage(this.#pool, partition, position);
+      // Looked up after the records: what was trimmed before them shows.
+      await this.#assertHeld(partition, position);
+      const last = records.at(-1);
+      return last && { partition, records, cursor: { position: last.position, offset: '' } };
+    });
   }
 
   async close(): Promise<void> {
@@ -132,15 +143,18 @@ export class EmbeddedReader implements LogReader {
     await this.#finder.close();
   }
 
-  async #page(partition: number, position: Position): Promise<LogBatch | undefined> {
-    if (this.#closed.signal.aborted) throw new Error('the log was closed');
-    const records = await fetchPage(this.#pool, partition, position);
-    // Looked up after the records: what was trimmed before them shows.
-    if (position < (await trimmedUpTo(this.#pool, partition))) {
-      throw new CongerError('PositionGone', 'the log does not hold the position any more');
-    }
-    const last = records.at(-1);
-    return last && { partition, records, cursor: { position: last.position, offset: '' } };
+  #inTurn<T>(read: () => Promise<T>): Promise<T> {
+    const turn = this.#paging.then(() => {
+      if (this.#closed.signal.aborted) throw new Error('the log was closed');
+      return read();
+    });
+    this.#paging = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #assertHeld(partition: number, position: Position): Promise<void> {
+    if (position >= (await trimmedUpTo(this.#pool, partition))) return;
+    throw new CongerError('PositionGone', 'the log does not hold the position any more');
   }
 
   #pump(deliver: (batch: LogBatch) => Promise<void>): Pump {

@@ -36,10 +36,16 @@ export class Pages {
   }
 
   /** @throws CongerError PositionGone; Error where no broker answers */
+  locate(partition: number, position: Position): Promise<Cursor> {
+    return this.#inTurn(partition, async (reader) => ({
+      position,
+      offset: String(await reader.locate(position)),
+    }));
+  }
+
+  /** @throws CongerError PositionGone; Error where no broker answers */
   read(partition: number, cursor: Cursor): Promise<LogBatch | undefined> {
-    const page = this.#last.then(() => this.#read(partition, cursor));
-    this.#last = page.catch(() => undefined);
-    return page;
+    return this.#inTurn(partition, (reader) => reader.page(cursor));
   }
 
   async close(): Promise<void> {
@@ -48,13 +54,19 @@ export class Pages {
     await this.#last;
   }
 
-  async #read(partition: number, cursor: Cursor): Promise<LogBatch | undefined> {
+  #inTurn<T>(partition: number, read: (reader: Reader) => Promise<T>): Promise<T> {
+    const turn = this.#last.then(() => this.#read(partition, read));
+    this.#last = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #read<T>(partition: number, read: (reader: Reader) => Promise<T>): Promise<T> {
     if (this.#closed) throw new Error('the log was closed');
     clearTimeout(this.#idle);
     try {
       this.#connected ??= this.#connect();
       const { cluster } = await this.#connected;
-      return await new Reader(cluster, this.#options.topic, partition).page(cursor);
+      return await read(new Reader(cluster, this.#options.topic, partition));
     } catch (error) {
       // Only offsets that a partition had are asked for.
       if (error instanceof kafkajs.KafkaJSOffsetOutOfRange) throw gone();
@@ -107,7 +119,7 @@ class Reader {
   }
 
   async page({ position, offset }: Cursor): Promise<LogBatch | undefined> {
-    let next = offset === '' ? await this.#locate(position) : BigInt(offset);
+    let next = BigInt(offset);
     for (;;) {
       const fetched = await this.#fetch(next);
       if (fetched === undefined) return undefined;
@@ -132,7 +144,7 @@ class Reader {
   }
 
   /** The offset of the first record behind a position, or the partition's end. */
-  async #locate(position: Position): Promise<bigint> {
+  async locate(position: Position): Promise<bigint> {
     const ends = await readEnds(this.#cluster, this.#topic, this.#partition + 1);
     const { low, high } = ends[this.#partition] ?? { low: 0n, high: 0n };
     let first = position === START ? low : high;

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { Cursor, GroupHandler, LogBatch, LogReader, Reading } from '../../types.ts';
+import type { Cursor, GroupHandler, LogBatch, LogReader, Position, Reading } from '../../types.ts';
 import { Client, type KafkaOptions } from './client.ts';
 import { Delivery } from './delivery.ts';
 import { type Ends, numbers, readEnds } from './ends.ts';
@@ -86,6 +86,10 @@ export class KafkaReader implements LogReader {
     });
     await Promise.race([membership.joined, closed]);
     return reading;
+  }
+
+  locate(partition: number, position: Position): Promise<Cursor> {
+    return this.#pages.locate(partition, position);
   }
 
   readFrom(partition: number, cursor: Cursor): Promise<LogBatch | undefined> {
