@@ -5,7 +5,7 @@ import { startKvstore, type TestKvstore } from '../test/fixtures/kvstore.ts';
 import { type ReplicatedPostgres, startReplicatedPostgres } from '../test/fixtures/replicated-postgres.ts';
 import { createKv } from './client.ts';
 import { onPrimaryAlone } from './position.ts';
-import { openTestStore } from './store/testing.ts';
+import { openTestStore, rpcCall } from './store/testing.ts';
 import type { Kv } from './types.ts';
 
 let postgres: ReplicatedPostgres;
@@ -111,6 +111,37 @@ test('a bucket that the standby does not have yet is read at the primary', async
   expect((await kv.get('fresh', 'k', atStandby)).value).toEqual({ n: 1 });
   expect((await kv.find('fresh', '(n=1)', atStandby)).objects).toHaveLength(1);
   await postgres.standby()?.query('SELECT pg_wal_replay_resume()');
+});
+
+test('a find that a standby breaks off for what it replays sends no object twice', async () => {
+  const store = await openTestStore(postgres.url);
+  const standby = postgres.standby();
+  await standby?.query("ALTER SYSTEM SET max_standby_streaming_delay = '0'");
+  await standby?.query('SELECT pg_reload_conf()');
+  await kv.ensureBucket('large', { index: { n: { type: 'number' } } });
+  await postgres.primary().query(
+    `INSERT INTO kv.large (_key, _value, _etag, _mtime, _pkey, n)
+     SELECT 'k' || i, '{"s":"' || repeat('x', 10000) || '"}', 'E', 0, '', i FROM generate_series(1, 6000) i`,
+  );
+  const { position: minPosition = '' } = await kv.put('large', 'dead', { n: 0 }, { position: true });
+  await kv.get('large', 'dead', { ...atStandby, minPosition });
+
+  const seen: string[] = [];
+  let vacuumed: Promise<unknown> | undefined;
+  const call = rpcCall(['large', '(n>=1)', { standby: true, noLimit: true }], async (values) => {
+    seen.push(...values.map((value) => (value as { key: string }).key));
+    vacuumed ??= kv.del('large', 'dead').then(() => postgres.primary().query('VACUUM kv.large'));
+    await vacuumed;
+    // Slowly: what is left takes longer than the standby takes to come to what was vacuumed.
+    await standby?.query('SELECT pg_sleep(0.01)');
+  });
+  const before = await fallbacks();
+  await expect(store.store.rpcs.findObjects?.(call)).rejects.toMatchObject({ name: 'NoDatabasePeersError' });
+  expect(await fallbacks()).toBe(before);
+  expect(seen.length).toBeGreaterThan(0);
+  expect(seen.length).toBeLessThan(6000);
+  expect(new Set(seen).size).toBe(seen.length);
+  await store.store.close();
 });
 
 test('answers hold a position only where it was asked for', async () => {

@@ -5,6 +5,7 @@ import { onPrimaryAlone } from '../position.ts';
 import type { CallOptions } from './arguments.ts';
 import { type Connections, unreachable } from './connections.ts';
 import { type Database, isConnectionLoss, reading, stateOf, withClient } from './database.ts';
+import { isRace } from './retry.ts';
 
 /** How long a read waits for the standby to have its position, at most; after that the primary answers it. */
 const waitMs = 1_000;
@@ -68,7 +69,8 @@ export async function readingFrom<T>(
     } catch (error) {
       // Whatever it is (no standby, a bucket that is not there yet, rows that vacuum took), the primary knows better.
       if (stateOf(error) === '57014') throw error;
-      if (begun?.()) throw isConnectionLoss(error) ? unreachable(error) : error;
+      // Nor is it made again by who asks where it was cancelled for what the standby had to replay (a race, by its state).
+      if (begun?.()) throw isConnectionLoss(error) || isRace(error) ? unreachable(error) : error;
       fallbacks.inc();
     }
   }
