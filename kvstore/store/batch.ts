@@ -14,7 +14,7 @@ import {
 } from './batch-plan.ts';
 import type { Bucket } from './bucket.ts';
 import type { Connections } from './connections.ts';
-import { committing, transaction } from './database.ts';
+import { committing, isConnectionLoss, transaction } from './database.ts';
 import { writeWithHooks } from './hooked-write.ts';
 import { deleteMany, updateMany } from './many.ts';
 import { givenUp, isDataError, isRace, isStale, LostRace, maxAttempts, StaleBucket } from './retry.ts';
@@ -131,7 +131,9 @@ export class Batch {
           if (step.kind === 'writes') await this.#write(client, bucket, step, results);
           else Object.assign(results[step.at] ?? {}, await this.#search(client, bucket, step.at));
         } catch (error) {
-          throw error instanceof StepFailed ? error : new StepFailed(error, bucket);
+          throw error instanceof StepFailed || isConnectionLoss(error)
+            ? error
+            : new StepFailed(error, bucket);
         }
       }
     });
@@ -189,15 +191,14 @@ export class Batch {
   ): Promise<void> {
     const single = writes.length === 1 ? writes[0] : undefined;
     const outcomes = await executed.catch((error: unknown) => {
-      if (isCongerError(error)) throw error;
+      if (isCongerError(error) || isConnectionLoss(error)) throw error;
       throw new StepFailed(isKeyRace(error, bucket.name) ? new LostRace() : error, bucket, single);
     });
     if (outcomes === undefined) throw new StepFailed(new StaleBucket(bucket), bucket);
-    for (const [i, write] of writes.entries()) {
-      const outcome = outcomes[i];
-      if (outcome?.kind === 'written' || outcome?.kind === 'withheld') continue;
-      throw new StepFailed(outcomeError(bucket.name, write, outcome), bucket);
-    }
+    if (outcomes.every(({ kind }) => kind === 'written')) return;
+    const at = outcomes.findIndex(({ kind }) => kind !== 'written' && kind !== 'withheld');
+    const write = writes[Math.max(at, 0)];
+    if (write !== undefined) throw new StepFailed(outcomeError(bucket.name, write, outcomes[at]), bucket);
   }
 
   async #search(

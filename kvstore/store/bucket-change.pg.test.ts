@@ -399,6 +399,14 @@ describe('reindexing', () => {
     expect(await wrong(sql, 'moving')).toBe(0);
   });
 
+  test('leaves out what no column can hold', async () => {
+    await createFull(sql, one, 'odd', 10);
+    await one.call('putObject', 'odd', 'nul', { a: 'x', c: ['a\u0000b'] }, {});
+    await one.call('updateBucket', 'odd', { index: abc, options: { version: 2 } }, {});
+    expect(await reindexAll(two, 'odd', 5)).toBe(11);
+    expect((await one.first('getObject', 'odd', 'nul', {})).value).toEqual({ a: 'x', c: ['a\u0000b'] });
+  });
+
   test('of an update on an update starts anew', async () => {
     await createFull(sql, one, 'twice', 3000);
     await one.call('updateBucket', 'twice', { index: { ...a, b: abc.b }, options: { version: 2 } }, {});

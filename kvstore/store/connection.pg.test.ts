@@ -170,6 +170,8 @@ test('a primary that has become a standby takes no writes, and its connections a
   const standby = await openTestStore(postgres.url, { poolSize: 2 });
   await client.query('ALTER DATABASE conger SET default_transaction_read_only = on');
   await expect(standby.call('putObject', 'b', 'k', { n: 1 }, {})).rejects.toEqual(noPeers);
+  const requests = [1, 2].map((n) => ({ bucket: 'b', key: 'k', value: { n } }));
+  await expect(standby.call('batch', requests, {})).rejects.toEqual(noPeers);
   await client.query('SET default_transaction_read_only = off');
   await client.query('ALTER DATABASE conger RESET default_transaction_read_only');
   await client.end();

@@ -104,6 +104,15 @@ describe('etags', () => {
 });
 
 describe('errors of a write', () => {
+  test('keys that would be one as UTF-8 are refused, and nothing else that comes with them', async () => {
+    const halves = ['\ud800', 'half\udfff', '\udc00\ud800'];
+    const puts = await Promise.allSettled([...halves, 'whole 𝄞'].map((key) => put(key, { num: 1 })));
+    expect(puts.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected', 'fulfilled']);
+    const requests = halves.map((key, num) => ({ bucket: 'things', key, value: { num } }));
+    await expect(store.call('batch', requests, {})).rejects.toEqual(failure('InvocationError'));
+    await store.call('delObject', 'things', 'whole 𝄞', {});
+  });
+
   test.each([
     ['a value of another type', { ip: '1.2.3' }, 'InvalidIndexTypeError'],
     ['a range that PostgreSQL refuses', { range: '[9,1]' }, 'InvalidIndexTypeError'],

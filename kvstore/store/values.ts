@@ -133,10 +133,12 @@ function arrayLiteral(elements: readonly (string | null)[]): string {
  */
 export function encodeField(type: IndexTypeInfo, value: unknown): Encoded {
   if (value === undefined || value === null) return { text: null, json: value };
-  if (type.array) {
-    const elements = (Array.isArray(value) ? value : [value]).map((e) => encodeScalar(type.scalar, e));
-    return { text: arrayLiteral(elements.map((e) => e.text)), json: elements.map((e) => e.json) };
-  }
-  const encoded = encodeScalar(type.scalar, value);
-  return Array.isArray(value) ? { text: encoded.text, json: value } : encoded;
+  const encoded = type.array ? encodeArray(type.scalar, value) : encodeScalar(type.scalar, value);
+  if (encoded.text?.includes('\0')) throw new TypeMismatch('it contains NUL');
+  return Array.isArray(value) && !type.array ? { text: encoded.text, json: value } : encoded;
+}
+
+function encodeArray(scalar: ScalarType, value: unknown): Encoded {
+  const elements = (Array.isArray(value) ? value : [value]).map((e) => encodeScalar(scalar, e));
+  return { text: arrayLiteral(elements.map((e) => e.text)), json: elements.map((e) => e.json) };
 }

@@ -61,8 +61,13 @@ function partitionOf(bucket: Bucket, key: string, value: Readonly<Record<string,
   return typeof field === 'number' || typeof field === 'boolean' ? String(field) : key;
 }
 
+/** As UTF-8 all lone surrogates are the same character, so two keys that hold them could be one object's. */
+const loneSurrogate = /\p{Surrogate}/u;
+
 function checkKey(key: string): void {
   if (key.includes('\0')) throw new CongerError('InvocationError', 'a key may not contain NUL');
+  if (loneSurrogate.test(key))
+    throw new CongerError('InvocationError', 'a key may not contain half a character');
 }
 
 function checkSize(bucket: Bucket, key: string, text: string): void {
@@ -110,8 +115,7 @@ export function encodeColumns(
       throw invalidIndexType(field, type, error);
     }
     // Until the configuration is the bucket's own it neither refuses a value nor changes one.
-    if (pending) return encoded.text?.includes('\0') ? null : encoded.text;
-    if (encoded.text?.includes('\0')) throw invalidIndexType(field, type, new Error('it contains NUL'));
+    if (pending) return encoded.text;
     const differs = Array.isArray(given) ? jsonOf(given) !== jsonOf(encoded.json) : given !== encoded.json;
     if (differs) canonical = { ...canonical, [field]: encoded.json };
     return encoded.text;
