@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { spawnKvstore } from '../../test/fixtures/kvstore.ts';
 import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
 import { FastConnection } from '../fast/connection.ts';
+import { abandonChange, completeChange } from './bucket-change.ts';
 import { openTestStore, type TestStore } from './testing.ts';
 import { Messages } from './testing-messages.ts';
 
@@ -256,6 +257,30 @@ test('an index that cannot be unique leaves the bucket as it was, and the next t
     name: 'UniqueAttributeError',
     context: { attribute: 'a' },
   });
+});
+
+test('an index that was built for a former bucket of the name is dropped', async () => {
+  const unique = { a: { type: 'string', unique: true } };
+  for (const end of [
+    (client: pg.PoolClient) => completeChange(client, 'anew', '1'),
+    (client: pg.PoolClient) =>
+      abandonChange(client, 'anew', '1', { state: '42703', message: 'no column', field: 'b' }),
+  ]) {
+    await one.call('createBucket', 'anew', { index: { ...a, u: unique.a } }, {});
+    await sql.query('CREATE UNIQUE INDEX "anew.a.unique" ON kv.anew (a)');
+    const pool = new pg.Pool({ connectionString: postgres.url });
+    const client = await pool.connect();
+    await client.query('BEGIN');
+    await end(client);
+    await client.query('COMMIT');
+    client.release();
+    await pool.end();
+    for (const key of ['x', 'y']) await one.call('putObject', 'anew', key, { a: 'same', u: key }, {});
+    await expect(one.call('putObject', 'anew', 'z', { u: 'x' }, {})).rejects.toMatchObject({
+      name: 'UniqueAttributeError',
+    });
+    await one.call('delBucket', 'anew', {});
+  }
 });
 
 test('a build whose connection breaks is made again', async () => {

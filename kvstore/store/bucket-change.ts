@@ -88,7 +88,10 @@ export async function beginChange(
 export async function completeChange(client: pg.PoolClient, name: string, id: string): Promise<void> {
   const row = await lockRegistry(client, name);
   const change = changeOf(row);
-  if (change?.id !== id) return;
+  if (change?.id !== id) {
+    await dropStrays(client, row);
+    return;
+  }
   await lockTable(client, name);
   await complete(client, row, change);
 }
@@ -102,7 +105,10 @@ export async function abandonChange(
 ): Promise<void> {
   const row = await lockRegistry(client, name);
   const change = changeOf(row);
-  if (change?.id !== id) return;
+  if (change?.id !== id) {
+    await dropStrays(client, row);
+    return;
+  }
   await lockTable(client, name);
   const before = configOf(row);
   const pending = pendingColumns(before, change.config);
@@ -115,6 +121,19 @@ export async function abandonChange(
   for (const index of superfluous) await dropIndex(client, index, false);
   await setGeneration(client, name, await newGeneration(client));
   await end(client, name, { id, failure });
+}
+
+/**
+ * Where a bucket was deleted and made anew while its indexes were being built, a build may have come upon the new
+ * table, and have left it an index of the old bucket's change.
+ */
+async function dropStrays(client: pg.PoolClient, row: RegistryRow): Promise<void> {
+  // The change that is under way sees to them when it ends.
+  if (changeOf(row) !== undefined) return;
+  const { superfluous } = await compareIndexes(client, row.name, columnsOf(configOf(row).index));
+  if (superfluous.length === 0) return;
+  await lockTable(client, row.name);
+  for (const index of superfluous) await dropIndex(client, index, false);
 }
 
 /** How the change ended; undefined: it was completed. */

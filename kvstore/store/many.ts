@@ -13,7 +13,7 @@ import { StaleBucket, withBucket } from './retry.ts';
 import { compileSearch, filterOf, requireIndexes } from './search.ts';
 import { outcomeError, queryError, writeError } from './sql-errors.ts';
 import { withPosition } from './standby.ts';
-import { originOf, type Store } from './store.ts';
+import { limitStatements, originOf, type Store } from './store.ts';
 import { anyObject, encodeColumns, encodeDelete, encodePut, type Origin, type Write } from './write.ts';
 import { executeWrites } from './write-statement.ts';
 
@@ -227,9 +227,7 @@ export function manyRpcs(store: Store): RpcTable {
       return await withBucket(store.registry, name, options.noBucketCache === true, async (bucket) => {
         used = bucket;
         return transaction(store.database.readers, async (client) => {
-          if (options.timeout) {
-            await client.query("SELECT set_config('statement_timeout', $1, true)", [String(options.timeout)]);
-          }
+          if (options.timeout) await limitStatements(client, options.timeout);
           return work(client, { bucket, filter, text, options, origin });
         });
       });

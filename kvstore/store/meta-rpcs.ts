@@ -5,7 +5,7 @@ import { parseArguments } from './arguments.ts';
 import { reading, transaction } from './database.ts';
 import { notify } from './listen-rpcs.ts';
 import { queryError } from './sql-errors.ts';
-import type { Store } from './store.ts';
+import { limitStatements, type Store } from './store.ts';
 
 /** Moray's version of the protocol that is spoken here. */
 const apiVersion = 2;
@@ -51,9 +51,7 @@ export function metaRpcs(store: Store, sqlAllowed: boolean): RpcTable {
       if (!sqlAllowed) throw new CongerError('OperationNotAllowedError', 'sql is not enabled on this server');
       try {
         const rows = await transaction(store.database.readers, async (client) => {
-          if (options.timeout) {
-            await client.query("SELECT set_config('statement_timeout', $1, true)", [String(options.timeout)]);
-          }
+          if (options.timeout) await limitStatements(client, options.timeout);
           // With values as a prepared statement: one statement, which cannot end the transaction around it.
           const answer: pg.QueryResult | readonly pg.QueryResult[] = await client.query({
             text: statement,
