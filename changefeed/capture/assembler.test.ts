@@ -2,6 +2,9 @@ import { expect, test } from 'vitest';
 import { partitionOf } from '../change.ts';
 import { Assembler, CHANGE_PREFIX } from './assembler.ts';
 import type { PgOutput } from './pgoutput.ts';
+import { SpoolRoom } from './spool.ts';
+
+const room = new SpoolRoom();
 
 const begin = (lsn: bigint, xid32 = 9): PgOutput => ({ kind: 'begin', commitLsn: lsn, time: 5, xid32 });
 const commit = (lsn: bigint): PgOutput => ({ kind: 'commit', commitLsn: lsn, endLsn: lsn + 8n });
@@ -13,7 +16,7 @@ const change = (key: string, body: string, transactional = true): PgOutput => ({
 });
 
 test('a transaction comes out whole at its commit, its records counted and placed', () => {
-  const assembler = new Assembler(2, 8);
+  const assembler = new Assembler(2, 8, room);
   expect(assembler.push(begin(16n))).toBeUndefined();
   expect(assembler.midway).toBe(true);
   expect(assembler.push(change('a', 'one'))).toBeUndefined();
@@ -44,7 +47,7 @@ test('a transaction comes out whole at its commit, its records counted and place
 });
 
 test('messages of others, and those outside of transactions, are no changes', () => {
-  const assembler = new Assembler(1, 8);
+  const assembler = new Assembler(1, 8, room);
   assembler.push(change('a', 'loose', false));
   assembler.push(begin(16n));
   assembler.push({ kind: 'message', transactional: true, prefix: 'conger', content: Buffer.from('x') });
@@ -54,7 +57,7 @@ test('messages of others, and those outside of transactions, are no changes', ()
 });
 
 test('a body outlives the buffer that it came in', () => {
-  const assembler = new Assembler(1, 8);
+  const assembler = new Assembler(1, 8, room);
   const content = Buffer.from('body');
   assembler.push(begin(16n));
   assembler.push({ kind: 'message', transactional: true, prefix: `${CHANGE_PREFIX}a`, content });
@@ -63,6 +66,6 @@ test('a body outlives the buffer that it came in', () => {
 });
 
 test('what cannot be placed in a transaction is a fault', () => {
-  expect(() => new Assembler(1, 8).push(commit(1n))).toThrow(/outside/);
-  expect(() => new Assembler(1, 8).push(change('a', 'x'))).toThrow(/outside/);
+  expect(() => new Assembler(1, 8, room).push(commit(1n))).toThrow(/outside/);
+  expect(() => new Assembler(1, 8, room).push(change('a', 'x'))).toThrow(/outside/);
 });

@@ -14,6 +14,7 @@ import { decodePgOutput } from './pgoutput.ts';
 import { Pipeline } from './pipeline.ts';
 import { ReplicationStream } from './replication.ts';
 import { checkEpoch, ensureSlot, epochAfter, freeSlot } from './slot.ts';
+import { type SpoolOptions, SpoolRoom } from './spool.ts';
 import { Visibility } from './visibility.ts';
 
 export interface CaptureOptions {
@@ -21,6 +22,8 @@ export interface CaptureOptions {
   readonly slot: string;
   readonly partitions: number;
   readonly openWriter: () => Promise<LogWriter>;
+  /** Where transactions that are too large for memory wait. */
+  readonly spool?: SpoolOptions;
   readonly log: Logger;
 }
 
@@ -47,6 +50,8 @@ export class Capture {
   #epoch = 0;
   #position: Position = '';
   #control: pg.Client | undefined;
+  /** Whether the next stream has large transactions sent in parts. Without it every transaction can be dealt with. */
+  #streaming = true;
 
   constructor(options: CaptureOptions) {
     this.#options = options;
@@ -123,6 +128,9 @@ export class Capture {
     let stream: ReplicationStream | undefined;
     let work: Promise<void> | undefined;
     let pipeline: Pipeline | undefined;
+    const room = new SpoolRoom(this.#options.spool);
+    const streaming = this.#streaming;
+    this.#streaming = true;
     try {
       const controlLost = ended(control);
       const slotEpoch = await ensureSlot(control, slot, this.#log);
@@ -133,7 +141,7 @@ export class Capture {
       await failpoint('capture.free.before');
       await freeSlot(control, slot, this.#log);
       await failpoint('capture.free.after');
-      const assembler = new Assembler(this.#epoch, partitions);
+      const assembler = new Assembler(this.#epoch, partitions, room);
       const visibility = new Visibility(control);
       const flow = new Pipeline({
         tails,
@@ -150,12 +158,19 @@ export class Capture {
         postgres: this.#options.postgres,
         slot,
         publication: slot,
+        streaming,
         log: this.#log,
         handler: {
           data: (payload) => {
-            const message = decodePgOutput(payload);
-            const transaction = message === undefined ? undefined : assembler.push(message);
-            if (transaction !== undefined) flow.push(transaction);
+            const message = decodePgOutput(payload, assembler.inStream);
+            if (message === undefined) return;
+            try {
+              const transaction = assembler.push(message);
+              if (transaction !== undefined) flow.push(transaction);
+            } catch (error) {
+              this.#streaming = false;
+              throw error;
+            }
           },
           keepalive: (walEnd) => {
             if (!assembler.midway) flow.reached(walEnd);
@@ -191,6 +206,7 @@ export class Capture {
       // Without a seat an append in flight is the next owner's to fence, and nothing to wait with the seat for.
       if (!signal.aborted) await seat.leave();
       await work?.catch(() => undefined);
+      room.close();
       await stream?.close();
       await log.close().catch((error) => this.#log.debug({ err: error }, 'closing the log failed'));
       await disconnect(control);

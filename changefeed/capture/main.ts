@@ -9,6 +9,7 @@ await runProcess('capture', async ({ config, log, shutdown }) => {
     slot: config.captureSlot,
     partitions: config.partitions,
     openWriter: () => openLogWriter(config, log),
+    spool: { directory: config.captureSpool, limit: config.captureSpoolMb * 2 ** 20 },
     log,
   });
   const health = await serveHealth(config.host, config.metricsPort, capture);

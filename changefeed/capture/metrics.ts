@@ -13,6 +13,10 @@ export const walBehindBytes = gauge(
   'conger_capture_wal_behind_bytes',
   'WAL that PostgreSQL keeps for the capture: from what is confirmed to the end',
 );
+export const spoolBytes = gauge(
+  'conger_capture_spool_bytes',
+  'disk space that large transactions take until they are in the log',
+);
 export const epochGauge = gauge('conger_capture_epoch', 'epoch of the positions that this capture gives');
 export const activeGauge = gauge(
   'conger_capture_active',

@@ -3,10 +3,13 @@ import { Watched } from '../testing/until.ts';
 import type { LogRecord, Position } from '../types.ts';
 import { Assembler, type CapturedTransaction, CHANGE_PREFIX } from './assembler.ts';
 import { Pipeline, type PipelineOptions } from './pipeline.ts';
+import { SpoolRoom } from './spool.ts';
+
+const room = new SpoolRoom();
 
 /** The transaction that commits at `lsn` with these bodies, and is confirmed by `lsn + 8`. */
 function transaction(lsn: number, ...bodies: string[]): CapturedTransaction {
-  const assembler = new Assembler(1, 1);
+  const assembler = new Assembler(1, 1, room);
   const commitLsn = BigInt(lsn);
   assembler.push({ kind: 'begin', commitLsn, time: 0, xid32: lsn });
   for (const body of bodies) {

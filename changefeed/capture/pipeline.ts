@@ -1,6 +1,6 @@
 import { failpoint } from '../../runtime/failpoints.ts';
 import type { LogRecord, LogWriter, Position } from '../types.ts';
-import type { CapturedTransaction } from './assembler.ts';
+import type { CapturedRecord, CapturedTransaction, LargeTransaction } from './assembler.ts';
 
 /** Records and bytes of one append. */
 const BATCH_RECORDS = 2_000;
@@ -47,12 +47,12 @@ export class Pipeline {
 
   push(transaction: CapturedTransaction): void {
     this.#received = transaction.endLsn;
-    if (transaction.records.length === 0) {
+    if (transaction.records.length === 0 && transaction.large === undefined) {
       this.#confirmIfDone();
       return;
     }
     this.#queue.push(transaction);
-    this.#queuedBytes += transaction.bytes;
+    this.#queuedBytes += weightOf(transaction);
     if (this.#queuedBytes > HIGH_WATER && !this.#paused) {
       this.#paused = true;
       this.#options.pause();
@@ -103,12 +103,9 @@ export class Pipeline {
       throw error;
     }
     await failpoint('capture.visible.after');
-    const records = batch.flatMap((transaction, i) => {
-      const xid = String(xids[i]);
-      return transaction.records.map((record): LogRecord => ({ ...record, xid }));
-    });
-    for (const slice of slices(records.filter((record) => this.#isNew(record)))) {
+    for await (const slice of this.#slices(batch, xids)) {
       if (signal.aborted) return;
+      if (slice.length === 0) continue;
       await failpoint('capture.append.before');
       await this.#options.append(slice);
       await failpoint('capture.append.after');
@@ -126,14 +123,43 @@ export class Pipeline {
     }
   }
 
+  /** What of the batch is new, in appends of a bounded size. */
+  #slices(
+    batch: readonly CapturedTransaction[],
+    xids: readonly bigint[],
+  ): Iterable<LogRecord[]> | AsyncIterable<LogRecord[]> {
+    const large = batch[0]?.large;
+    if (large !== undefined) return this.#largeSlices(large, String(xids[0]));
+    const records = batch.flatMap((transaction, i) => this.#newOnes(transaction.records, String(xids[i])));
+    return slices(records);
+  }
+
+  async *#largeSlices(large: LargeTransaction, xid: string): AsyncGenerator<LogRecord[]> {
+    try {
+      for await (const slice of large.slices({ records: BATCH_RECORDS, bytes: BATCH_BYTES })) {
+        yield this.#newOnes(slice, xid);
+      }
+    } finally {
+      large.close();
+    }
+  }
+
+  #newOnes(records: readonly CapturedRecord[], xid: string): LogRecord[] {
+    return records.filter((record) => this.#isNew(record)).map((record) => ({ ...record, xid }));
+  }
+
+  /** One large transaction, or others up to the size of an append. */
   #take(): CapturedTransaction[] {
     let records = 0;
     let bytes = 0;
     let n = 0;
     for (const transaction of this.#queue) {
+      const alone = transaction.large !== undefined || this.#queue[0]?.large !== undefined;
       if (
         n > 0 &&
-        (records + transaction.records.length > BATCH_RECORDS || bytes + transaction.bytes > BATCH_BYTES)
+        (alone ||
+          records + transaction.records.length > BATCH_RECORDS ||
+          bytes + transaction.bytes > BATCH_BYTES)
       )
         break;
       records += transaction.records.length;
@@ -142,11 +168,11 @@ export class Pipeline {
     }
     const batch = this.#queue.slice(0, n);
     this.#queue = this.#queue.slice(n);
-    this.#queuedBytes -= bytes;
+    for (const transaction of batch) this.#queuedBytes -= weightOf(transaction);
     return batch;
   }
 
-  #isNew(record: LogRecord): boolean {
+  #isNew(record: CapturedRecord): boolean {
     return record.position > (this.#tails[record.partition] ?? '');
   }
 
@@ -154,6 +180,11 @@ export class Pipeline {
     if (!this.#working && this.#queue.length === 0 && this.#received > 0n)
       this.#options.confirm(this.#received, false);
   }
+}
+
+/** One that is on disk stops the stream until it is in the log. */
+function weightOf(transaction: CapturedTransaction): number {
+  return transaction.large === undefined ? transaction.bytes : HIGH_WATER + 1;
 }
 
 /** Cuts records into appends of a bounded size. */

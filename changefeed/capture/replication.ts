@@ -22,6 +22,8 @@ export interface ReplicationOptions {
   readonly postgres: string;
   readonly slot: string;
   readonly publication: string;
+  /** Whether large transactions come in parts while they are in progress, or all at their commit. */
+  readonly streaming: boolean;
   readonly log: Logger;
   readonly handler: ReplicationHandler;
 }
@@ -53,7 +55,7 @@ export class ReplicationStream {
     return new ReplicationStream(client, options);
   }
 
-  private constructor(client: pg.Client, { slot, publication, handler }: ReplicationOptions) {
+  private constructor(client: pg.Client, { slot, publication, streaming, handler }: ReplicationOptions) {
     this.#client = client;
     this.#handler = handler;
     const connection = connectionOf(client);
@@ -71,7 +73,8 @@ export class ReplicationStream {
     });
     const start = client.query(
       `START_REPLICATION SLOT "${slot}" LOGICAL 0/0 ` +
-        `(proto_version '1', publication_names '"${publication}"', messages 'true')`,
+        `(proto_version '2', publication_names '"${publication}"', messages 'true', ` +
+        `streaming '${streaming ? 'on' : 'off'}')`,
     );
     this.over = Promise.race([
       fault,

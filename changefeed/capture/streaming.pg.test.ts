@@ -1,0 +1,184 @@
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { silentLogger } from '../../runtime/log.ts';
+import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
+import { createEmbeddedWriter } from '../log/embedded/index.ts';
+import { random } from '../testing/random.ts';
+import { CHANGE_PREFIX } from './assembler.ts';
+import { Capture } from './capture.ts';
+import type { SpoolOptions } from './spool.ts';
+import { emit, logLines, query, runLoad, untilAppended, Witness } from './wal.testing.ts';
+
+/** Transactions that are larger than PostgreSQL decodes in memory come in parts, before it is known what becomes of them. */
+
+const partitions = 4;
+
+let server: TestPostgres;
+let capture: Capture | undefined;
+let truth: Witness;
+
+beforeAll(async () => {
+  server = await startPostgres({ logical_decoding_work_mem: '64kB' });
+}, 60_000);
+
+afterAll(() => server.stop());
+
+beforeEach(async () => {
+  truth = new Witness(server.url);
+  await truth.prepare();
+});
+
+afterEach(async () => {
+  await capture?.stop();
+  await query(server.url, 'SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots');
+  await query(server.url, 'DROP TABLE conger_log, conger_log_writer');
+  await query(server.url, 'DROP TABLE conger_capture');
+});
+
+async function start(spool: SpoolOptions = {}): Promise<void> {
+  capture = new Capture({
+    postgres: server.url,
+    slot: 'conger',
+    partitions,
+    openWriter: async () =>
+      createEmbeddedWriter({
+        ...{ postgres: server.url, partitions, retainMs: 2 ** 45, retainRecords: 1e6 },
+        log: silentLogger(),
+      }),
+    spool,
+    log: silentLogger(),
+  });
+  await capture.start();
+  while (!capture.status.active) await new Promise((resolve) => setTimeout(resolve, 10));
+}
+
+async function emitMany(client: pg.Client, tag: string, count: number, bytes = 1_000): Promise<void> {
+  await client.query(
+    `SELECT count(pg_logical_emit_message(true, '${CHANGE_PREFIX}' || 'owner-' || n % 20, $1 || n || repeat('x', $3)))
+       FROM generate_series(1, $2::int) AS n`,
+    [tag, count, bytes],
+  );
+}
+
+async function streamedTransactions(): Promise<number> {
+  const [row] = await query<{ n: string }>(
+    server.url,
+    `SELECT stream_txns AS n FROM pg_stat_replication_slots WHERE slot_name = 'conger'`,
+  );
+  return Number(row?.n ?? 0);
+}
+
+/** Sessions with large transactions, of which some are rolled back, or parts of them to a savepoint. */
+async function runLarge(options: {
+  seed: number;
+  sessions: number;
+  transactions: number;
+  savepoints: boolean;
+}) {
+  const counts = await Promise.all(
+    Array.from({ length: options.sessions }, async (_, session) => {
+      const next = random(options.seed * 100 + session);
+      const client = new pg.Client(server.url);
+      await client.connect();
+      let committed = 0;
+      for (let n = 0; n < options.transactions; n++) {
+        await client.query('BEGIN');
+        let count = 0;
+        const some = async () => {
+          const more = 1 + Math.floor(next() * 600);
+          await emitMany(client, `${session}.${n}.${count}.`, more);
+          return more;
+        };
+        count += await some();
+        if (options.savepoints && next() < 0.6) {
+          await client.query('SAVEPOINT a');
+          const inner = await some();
+          await client.query('SAVEPOINT b');
+          const innermost = await some();
+          const dice = next();
+          if (dice < 0.3) await client.query('ROLLBACK TO a');
+          else if (dice < 0.6) await client.query('ROLLBACK TO b');
+          count += dice < 0.3 ? 0 : dice < 0.6 ? inner : inner + innermost;
+        }
+        count += await some();
+        const rollback = next() < 0.25;
+        await client.query(rollback ? 'ROLLBACK' : 'COMMIT');
+        if (!rollback) committed += count;
+      }
+      await client.end();
+      return committed;
+    }),
+  );
+  return counts.reduce((a, b) => a + b, 0);
+}
+
+test('large and small transactions at once come in the order of their commits, without what was rolled back', {
+  timeout: 60_000,
+}, async () => {
+  await start();
+  const [large, small] = await Promise.all([
+    runLarge({ seed: 1, sessions: 3, transactions: 8, savepoints: false }),
+    runLoad(server.url, { sessions: 2, transactions: 60, seed: 2 }),
+  ]);
+  await untilAppended(server.url, large + small);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+  expect(await streamedTransactions()).toBeGreaterThan(5);
+});
+
+test('savepoints that are rolled back in large transactions leave nothing, and what is around them stays', {
+  timeout: 60_000,
+}, async () => {
+  await start();
+  const [large, small] = await Promise.all([
+    runLarge({ seed: 3, sessions: 2, transactions: 10, savepoints: true }),
+    runLoad(server.url, { sessions: 2, transactions: 60, seed: 4 }),
+  ]);
+  await untilAppended(server.url, large + small);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+});
+
+test('connections that break in the middle of large transactions lose and double nothing', {
+  timeout: 60_000,
+}, async () => {
+  await start();
+  const next = random(9);
+  let loading = true;
+  const load = Promise.all([
+    runLarge({ seed: 5, sessions: 3, transactions: 10, savepoints: true }),
+    runLoad(server.url, { sessions: 2, transactions: 60, seed: 6 }),
+  ]).finally(() => {
+    loading = false;
+  });
+  while (loading) {
+    await new Promise((resolve) => setTimeout(resolve, 100 + next() * 300));
+    await query(
+      server.url,
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1`,
+      [next() < 0.5 ? 'conger capture conger stream' : 'conger log writer'],
+    );
+  }
+  const [large, small] = await load;
+  await untilAppended(server.url, large + small);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+});
+
+test('transactions in progress that are larger than the spool come one by one, at their commits', {
+  timeout: 60_000,
+}, async () => {
+  await start({ limit: 6_000_000 });
+  const clients = await Promise.all(
+    [1, 2, 3].map(async () => {
+      const client = new pg.Client(server.url);
+      await client.connect();
+      return client;
+    }),
+  );
+  for (const client of clients) await client.query('BEGIN');
+  for (const [n, client] of clients.entries()) await emitMany(client, `${n}.`, 4_000);
+  const [first] = clients;
+  if (first !== undefined) await emit(first, [{ partitionKey: 'k', body: 'last' }]);
+  for (const client of clients.reverse()) await client.query('COMMIT');
+  await untilAppended(server.url, 12_001);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+  for (const client of clients) await client.end();
+});
