@@ -1,6 +1,6 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
@@ -60,6 +60,18 @@ test.each(['capture.append.befor=kill', `${name}=explode`, `${name}`, `${name}=d
 test('every name says its area, its step, and on which side of it', () => {
   for (const one of Object.keys(failpoints)) expect(one).toMatch(/^[a-z]+(\.[a-z]+)+\.(before|after)$/);
   expect(Object.keys(failpoints).length).toBeGreaterThanOrEqual(40);
+});
+
+test('every name is passed in one place at least', async () => {
+  const root = new URL('..', import.meta.url);
+  const sources = ['changefeed', 'kvstore'].map(async (directory) => {
+    const files = await readdir(new URL(directory, root), { recursive: true });
+    const code = files.filter((file) => file.endsWith('.ts') && !file.endsWith('.test.ts'));
+    return Promise.all(code.map((file) => readFile(new URL(`${directory}/${file}`, root), 'utf8')));
+  });
+  const all = (await Promise.all(sources)).flat().join('\n');
+  const unused = Object.keys(failpoints).filter((one) => !all.includes(`('${one}')`));
+  expect(unused).toEqual([]);
 });
 
 test('a process is killed at its failpoint, and the trace tells', async () => {

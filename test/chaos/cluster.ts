@@ -88,6 +88,7 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
     return process;
   };
 
+  void letGoOn(processes, random, stopped.signal);
   try {
     const base = await freeRange(2 + options.services);
     const kvstores = [await make('kvstore', 0, base), await make('kvstore', 1, base + 1)];
@@ -101,7 +102,6 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
     const ports = Array.from({ length: options.services }, (_, n) => base + 2 + n);
     const services = await Promise.all(ports.map((port, n) => make('service', n, port, { CONGER_KVSTORE })));
     await Promise.all(services.map((process) => process.start()));
-    void letGoOn(processes, random, stopped.signal);
     return {
       fixtures,
       processes,

@@ -67,7 +67,7 @@ function counts({ writes, changes, streams, faults, lives }: Report): string {
 const keep = values.keep ?? (await mkdtemp(join(tmpdir(), 'conger-chaos-')));
 const failed: string[] = [];
 const passed = new Map<Log, Set<string>>(logs.map((log) => [log, new Set()]));
-let runs = 0;
+let good = 0;
 let changes = 0;
 let faults = 0;
 
@@ -83,7 +83,6 @@ async function one(fixtures: Fixtures, seed: number): Promise<boolean> {
   let problems: string[];
   try {
     const report = await run({ seed, scenario: scenario!, fixtures, directory });
-    runs++;
     changes += report.changes;
     faults += report.faults.length;
     for (const name of report.passed) passed.get(log)?.add(name);
@@ -95,6 +94,7 @@ async function one(fixtures: Fixtures, seed: number): Promise<boolean> {
     await writeFile(join(directory, 'error.txt'), String(error instanceof Error ? error.stack : error));
   }
   if (problems.length === 0) {
+    good++;
     await rm(directory, { recursive: true, force: true });
     return true;
   }
@@ -127,7 +127,5 @@ for (const log of logs) {
   );
 }
 const again = failed.length === 0 ? '' : `; failed seeds: ${failed.join(', ')}`;
-console.log(
-  `${runs - failed.length} passed, ${failed.length} failed; ${changes} changes, ${faults} faults${again}`,
-);
+console.log(`${good} passed, ${failed.length} failed; ${changes} changes, ${faults} faults${again}`);
 process.exit(failed.length === 0 && !(values.coverage && uncovered > 0) ? 0 : 1);

@@ -7,12 +7,12 @@ import { check, type Violation } from './checker.ts';
 import { type Cluster, partitions, startCluster } from './cluster.ts';
 import { faultsOf } from './faults.ts';
 import type { Fixtures } from './fixtures.ts';
-import type { History, Stream } from './history.ts';
+import type { History, Logged, Stream } from './history.ts';
 import { Listener } from './listener.ts';
 import { plansOf } from './plans.ts';
 import { readApplied, readLog, readStore } from './read.ts';
 import type { Scenario } from './scenarios.ts';
-import { Writers } from './writers.ts';
+import { isMark, Writers } from './writers.ts';
 
 export interface RunOptions {
   readonly seed: number;
@@ -121,7 +121,7 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
       listen(`replay ${i}`, 'replay', { since: choices.pick(places) });
     }
 
-    const log = await readLog(cluster);
+    const log = await readWholeLog(cluster);
     const ends = log.map((entries) => entries.at(-1)?.position ?? '');
     const settled = await settle(cluster, listeners, ends);
     await note(settled ? 'everyone is at the end' : 'not everyone is at the end');
@@ -149,6 +149,16 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
     working.abort();
     await Promise.all(listeners.map((listener) => listener.stop()));
     await cluster.stop();
+  }
+}
+
+/** Reads the log once it holds the marks, which come after all else; or as it is, where they do not come. */
+async function readWholeLog(cluster: Cluster): Promise<Logged[][]> {
+  const until = performance.now() + settleMs;
+  for (;;) {
+    const log = await readLog(cluster);
+    if (log.every((entries) => isMark(entries.at(-1)?.key ?? '')) || performance.now() > until) return log;
+    await sleep(100);
   }
 }
 

@@ -41,7 +41,8 @@ await runProcess('chaos', async ({ config, log, shutdown }) => {
   app.setErrorHandler((error, _request, reply) =>
     reply.code(isCongerError(error) ? error.status : 500).send({ message: String(error) }),
   );
-  const resource = { all: '(owner=*)', present: (value: unknown) => value };
+  const index = { owner: { type: 'string' } } as const;
+  const resource = { all: '(owner=*)', index, present: (value: unknown) => value };
   await app.register(httpFeed, {
     broadcast,
     kv,

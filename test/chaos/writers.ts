@@ -9,6 +9,13 @@ import { bucket, type Value } from './resources.ts';
 /** Answers that say that a write was not done. After any other error it may have been. */
 const notDone = ['EtagConflictError', 'ObjectNotFoundError', 'UniqueAttributeError'] as const;
 
+const mark = 'mark';
+
+/** Whether it is the key of what `mark` writes. */
+export function isMark(key: string): boolean {
+  return key.endsWith(`/${mark}`);
+}
+
 const owners = 10;
 const keysOfOwner = 4;
 
@@ -52,7 +59,7 @@ export class Writers {
       const owner = `mark${n}`;
       const partition = partitionOf(owner, partitions);
       if (!left.delete(partition)) continue;
-      const intent = this.#put(`${owner}/end`, owner);
+      const intent = this.#put(`${owner}/${mark}`, owner);
       while ((await this.#make(-1, intent)) !== 'ok') await sleep(100);
     }
   }
