@@ -131,6 +131,11 @@ export class Broadcast {
     return { reader, close: this.onWake(wake) };
   }
 
+  /** Whether a reader can begin right behind the cursor without the log. */
+  reaches(cursor: FeedCursor): boolean {
+    return this.#ring.reaches(decodeCursor(cursor));
+  }
+
   /** Calls `wake` when changes have come, and when reading has ended, until the answered function is called. */
   onWake(wake: () => void): () => void {
     const own = () => wake();

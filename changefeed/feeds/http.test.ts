@@ -1,16 +1,19 @@
 import { get, type IncomingMessage } from 'node:http';
 import { createInterface } from 'node:readline';
 import { afterEach, expect, test, vi } from 'vitest';
+import { WebSocket } from 'ws';
 import type { BroadcastOptions } from '../broadcast.ts';
 import { TestKv } from '../testing/kv.ts';
 import { TestLog } from '../testing/log.ts';
 import { startInstance, type TestInstance } from '../testing/server.ts';
 import { encodeCursor } from './cursor.ts';
-import { type FeedLine, httpFeed } from './http.ts';
+import { type FeedLine, type HttpFeedOptions, httpFeed } from './http.ts';
 
 // A loaded machine is slow, not wrong.
 vi.setConfig({ testTimeout: 30_000 });
 const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 20_000 });
+
+const index = { name: { type: 'string' }, size: { type: 'number' } } as const;
 
 const stops: (() => Promise<void>)[] = [];
 afterEach(async () => {
@@ -21,6 +24,7 @@ async function instance(
   log: TestLog,
   kv = new TestKv(),
   options: Partial<BroadcastOptions> = {},
+  feed: Partial<HttpFeedOptions> = {},
 ): Promise<TestInstance> {
   const present = (value: unknown) => ({ shown: (value as { name?: string }).name });
   const made = await startInstance(
@@ -29,8 +33,9 @@ async function instance(
       await app.register(httpFeed, {
         broadcast,
         kv,
-        resources: { thing: { bucket: 'things', all: '(name=*)', present } },
+        resources: { thing: { bucket: 'things', all: '(name=*)', index, present } },
         bookmarkMs: 10,
+        ...feed,
       });
     },
     options,
@@ -122,6 +127,7 @@ test('what cannot be served is answered with an error and its status', async () 
   const gone = one.broadcast.cursor();
   for (let i = 0; i < 3; i++) log.append(log.make({ key: `k${i}` }));
   await one.reader.goOn();
+  log.drop(1);
   const ask = async (query: string) => {
     const answer = await fetch(`${one.url}/feed?${query}`);
     return [answer.status, ((await answer.json()) as { code?: string }).code];
@@ -133,6 +139,9 @@ test('what cannot be served is answered with an error and its status', async () 
   const other = encodeCursor({ time: Date.now(), positions: ['', '', ''], snapshot: '' });
   expect(await ask(`resource=thing&since=${other}`)).toEqual([410, 'PositionGone']);
   expect((await ask('since=x'))[0]).toBe(400);
+  expect(await ask('resource=thing&filter=(name=x')).toEqual([400, 'InvalidQueryError']);
+  expect(await ask('resource=thing&filter=(secret=x)')).toEqual([400, 'NotIndexedError']);
+  expect((await ask('resource=thing&filter='))[0]).toBe(400);
   expect((await ask('resource=thing&snapshot=perhaps'))[0]).toBe(400);
   expect((await ask('resource=thing&until=x'))[0]).toBe(400);
 });
@@ -181,4 +190,157 @@ test('closing the server ends the streams with a last line', async () => {
   });
   expect(await feed.next()).toBeUndefined();
   await closed;
+});
+
+test('with a filter: objects that match, and those that cease to, in the snapshot too', async () => {
+  const log = new TestLog(1);
+  const kv = new TestKv();
+  const find = vi.spyOn(kv, 'find');
+  await kv.put('things', 'b', { name: 'b', size: 20 });
+  const one = await instance(log, kv);
+  const filter = '(&(name=*)(size>=10))';
+  const feed = await listen(one, { resource: 'thing', filter, snapshot: 'true' });
+  expect(await feed.next()).toMatchObject({ type: 'snapshot', key: 'b' });
+  expect(find).toHaveBeenCalledWith('things', filter, { noLimit: true });
+  const [small, large] = [
+    { name: 'a', size: 5 },
+    { name: 'a', size: 10 },
+  ];
+  log.append(
+    log.make({ key: 'small', value: small }),
+    log.make({ key: 'enters', value: large, previous: small }),
+    log.make({ key: 'stays', value: large, previous: large }),
+    log.make({ key: 'leaves', value: small, previous: large }),
+    log.make({ key: 'small', value: small, previous: small }),
+    log.make({ key: 'small', op: 'delete', previous: small }),
+    log.make({ key: 'large', op: 'delete', previous: large }),
+    log.make({ key: 'other', bucket: 'others', value: large }),
+    log.make({ key: 'new', value: large }),
+  );
+  await one.reader.goOn();
+  const seen: string[] = [];
+  while (!seen.includes('put new')) {
+    const line = await feed.next();
+    if (line !== undefined && 'key' in line) seen.push(`${line.type} ${line.key}`);
+  }
+  expect(seen).toEqual(['put enters', 'put stays', 'leave leaves', 'delete large', 'put new']);
+});
+
+test('readers who want a snapshot at the same time share one, and each sees every change that is not in it', async () => {
+  const log = new TestLog(1);
+  const kv = new TestKv();
+  await kv.put('things', 'a', { name: 'a' });
+  const found = await kv.find('things');
+  let answer: () => void = () => undefined;
+  const find = vi.spyOn(kv, 'find').mockImplementation(
+    () =>
+      new Promise((resolve) => {
+        answer = () => resolve({ ...found, snapshot: '50:50:' } as never);
+      }),
+  );
+  const one = await instance(log, kv);
+  const first = await listen(one, { resource: 'thing', snapshot: 'true' });
+  log.append(log.make({ key: 'in', xid: 49 }), log.make({ key: 'after', xid: 51 }));
+  await one.reader.goOn();
+  const second = await listen(one, { resource: 'thing', snapshot: 'true' });
+  await eventually(() => expect(one.broadcast.readers).toBe(2));
+  answer();
+  for (const feed of [first, second]) {
+    expect(await feed.next()).toMatchObject({ type: 'snapshot', key: 'a' });
+    expect(await feed.until('put')).toMatchObject({ key: 'after' });
+  }
+  expect(find).toHaveBeenCalledTimes(1);
+});
+
+test('a cursor from before what the instance holds goes on from the log', async () => {
+  const log = new TestLog(2);
+  const first = await instance(log);
+  const since = first.broadcast.cursor();
+  for (let i = 0; i < 40; i++) log.append(log.make({ key: `k${i}` }));
+  const later = await instance(log, new TestKv(), { tail: 1 });
+  const feed = await listen(later, { resource: 'thing', since });
+  const keys = new Set<string>();
+  while (keys.size < 40) {
+    const line = await feed.until('put');
+    if (line?.type === 'put') keys.add(line.key);
+  }
+});
+
+/** The same feed over a websocket. */
+async function socket({ url }: Pick<TestInstance, 'url'>, query: Record<string, string>) {
+  const made = new WebSocket(`${url.replace('http', 'ws')}/feed?${new URLSearchParams(query)}`);
+  stops.push(async () => made.terminate());
+  const lines: FeedLine[] = [];
+  made.on('message', (data, binary) => {
+    expect(binary).toBe(false);
+    lines.push(JSON.parse(String(data)) as FeedLine);
+  });
+  const closed = new Promise<number>((resolve) => made.once('close', resolve));
+  const refused = new Promise<number>((resolve) => {
+    made.once('unexpected-response', (_request, response) => resolve(response.statusCode ?? 0));
+    made.once('error', () => undefined);
+  });
+  return { made, lines, closed, refused };
+}
+
+test('over a websocket: the same lines, a message each, for as long as the client answers pings', async () => {
+  const log = new TestLog(1);
+  const kv = new TestKv();
+  await kv.put('things', 'a', { name: 'a' });
+  const one = await instance(log, kv, {}, { pingMs: 50 });
+  const { made, lines, closed } = await socket(one, {
+    resource: 'thing',
+    snapshot: 'true',
+    filter: '(name=a)',
+  });
+  const pinged = new Promise((resolve) => made.once('ping', resolve));
+  await eventually(() => expect(lines.length).toBeGreaterThan(1));
+  log.append(log.make({ key: 'b', value: { name: 'a' } }));
+  await one.reader.goOn();
+  await eventually(() => expect(lines.map(({ type }) => type)).toContain('put'));
+  expect(lines[0]).toMatchObject({ type: 'snapshot', key: 'a' });
+  expect(lines[1]).toMatchObject({ type: 'snapshot-end', count: 1 });
+  await pinged;
+  expect(made.readyState).toBe(made.OPEN);
+  await one.app.close();
+  await closed;
+});
+
+test('a websocket that does not read is cut off with a last line', async () => {
+  const log = new TestLog(1);
+  const one = await instance(log, new TestKv(), { maxChanges: 200 });
+  const { made, lines, closed } = await socket(one, { resource: 'thing' });
+  await eventually(() => expect(lines.length).toBeGreaterThan(0));
+  made.pause();
+  while (one.broadcast.readers === 1) {
+    log.append(log.make({ key: 'k', value: { name: 'x'.repeat(100_000) } }));
+    await one.reader.goOn();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  made.resume();
+  expect(await closed).toBe(1013);
+  expect(lines.at(-1)).toMatchObject({ type: 'error', code: 'SlowReader', cursor: expect.any(String) });
+});
+
+test('a websocket whose client is silent is ended', async () => {
+  const one = await instance(new TestLog(1), new TestKv(), {}, { pingMs: 50 });
+  const { made } = await socket(one, { resource: 'thing' });
+  await eventually(() => expect(one.broadcast.readers).toBe(1));
+  made.pause();
+  await eventually(() => expect(one.broadcast.readers).toBe(0));
+});
+
+test('a websocket that asks for what is not there is refused, or told why', async () => {
+  const log = new TestLog(1);
+  const one = await instance(log, new TestKv(), { maxChanges: 1 });
+  const since = one.broadcast.cursor();
+  for (let i = 0; i < 3; i++) log.append(log.make({ key: `k${i}` }));
+  await one.reader.goOn();
+  log.drop(1);
+  expect(await (await socket(one, { resource: 'secrets' })).refused).toBe(404);
+  expect(await (await socket(one, { resource: 'thing', filter: '(x=1)' })).refused).toBe(400);
+  expect(await (await socket(one, { resource: 'thing', snapshot: 'perhaps' })).refused).toBe(400);
+  const gone = await socket(one, { resource: 'thing', since });
+  expect(await gone.closed).toBe(1008);
+  expect(gone.lines).toMatchObject([{ type: 'error', code: 'PositionGone' }]);
 });

@@ -1,21 +1,21 @@
 import type { ServerResponse } from 'node:http';
+import websocket from '@fastify/websocket';
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import type { WebSocket } from 'ws';
 import { z } from 'zod';
-import type { Kv, KvObject } from '../../kvstore/types.ts';
-import { CongerError } from '../../runtime/errors.ts';
+import type { Kv } from '../../kvstore/types.ts';
+import { CongerError, isCongerError, messageOf } from '../../runtime/errors.ts';
+import { gauge } from '../../runtime/metrics.ts';
 import { type Broadcast, ending } from '../broadcast.ts';
-import type { Change } from '../types.ts';
-import type { FeedCursor } from './cursor.ts';
-import { type Feed, type FeedMessage, openFeed } from './feed.ts';
+import type { CatchUp } from './catch-up.ts';
+import { type Feed, openFeed } from './feed.ts';
+import { FeedClasses, type FeedResource, type Line } from './feed-class.ts';
+import type { SnapshotLine } from './lines.ts';
+import { httpSink, type Sink, socketSink } from './sinks.ts';
 
-export interface FeedResource {
-  readonly bucket: string;
-  /** A filter that matches every object of the bucket, for snapshots. */
-  readonly all: string;
-  /** What of an object's value the outside sees. */
-  readonly present: (value: unknown) => unknown;
-}
+export type { FeedResource } from './feed-class.ts';
+export type { FeedLine } from './lines.ts';
 
 export interface HttpFeedOptions {
   readonly broadcast: Broadcast;
@@ -23,181 +23,184 @@ export interface HttpFeedOptions {
   /** By the resource's name. Other buckets are not to be had. */
   readonly resources: Readonly<Record<string, FeedResource>>;
   readonly bookmarkMs?: number;
+  /** How often websockets are pinged; one that has not answered by the next time is ended. In ms (15,000). */
+  readonly pingMs?: number;
 }
-
-/** One line of the answer of `GET /feed`. Positions and cursors are opaque; times are in milliseconds since 1970. */
-export type FeedLine =
-  | {
-      readonly type: 'put' | 'delete';
-      readonly resource: string;
-      readonly bucket: string;
-      readonly key: string;
-      readonly etag: string | null;
-      readonly value: unknown;
-      readonly previous: unknown;
-      readonly position: string;
-      readonly partition: number;
-      readonly time: number;
-      readonly requestId: string | null;
-      readonly traceparent: string | null;
-      readonly cursor: FeedCursor;
-    }
-  | {
-      readonly type: 'snapshot';
-      readonly resource: string;
-      readonly bucket: string;
-      readonly key: string;
-      readonly etag: string;
-      readonly value: unknown;
-    }
-  | { readonly type: 'snapshot-end'; readonly count: number; readonly cursor: FeedCursor }
-  | { readonly type: 'bookmark'; readonly cursor: FeedCursor }
-  | { readonly type: 'error'; readonly code: string; readonly message: string; readonly cursor?: FeedCursor };
 
 const querySchema = z.strictObject({
   resource: z.string().min(1).describe('name of a resource, or of its bucket'),
-  since: z.string().min(1).optional().describe('cursor of an earlier line: go on right after it'),
+  filter: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('LDAP filter over indexed fields: only objects that match, and those that cease to'),
+  since: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('cursor of an earlier line: go on right after it; or a position: what was committed after it'),
   snapshot: z
     .enum(['true', 'false'])
     .default('false')
     .transform((s) => s === 'true')
     .describe('begin with everything there is; with `since`: only where the cursor is gone'),
 });
+type Query = z.output<typeof querySchema>;
 
-type Event = Omit<Extract<FeedLine, { type: 'put' | 'delete' }>, 'cursor'>;
-type Message = FeedMessage<KvObject<unknown>, Event>;
+/** Close codes of RFC 6455. */
+const POLICY_VIOLATION = 1008;
+const TRY_AGAIN_LATER = 1013;
+
+const defaultPingMs = 15_000;
+const lagNow = gauge(
+  'conger_feed_lag_changes',
+  'changes that this process holds and its slowest feed reader has not taken',
+);
+const catchingUpNow = gauge('conger_feed_catching_up', 'feed readers that read the log, behind this process');
 
 /**
- * A fastify plugin: `GET /feed?resource=&since=&snapshot=` answers JSON lines, for as long as the client listens. A
- * client that was cut off asks again with the cursor of the last line it has; any instance can go on from it.
+ * A fastify plugin: `GET /feed?resource=&filter=&since=&snapshot=` answers JSON lines for as long as the client listens,
+ * and as a websocket one line a message. A client that was cut off asks again with the cursor of the last line it has;
+ * any instance can go on from it. What cannot be served is answered before the first line, with its status; to a
+ * websocket, where the cursor is gone, by a last line.
  */
 export async function httpFeed(fastify: FastifyInstance, options: HttpFeedOptions): Promise<void> {
-  const { broadcast, kv, bookmarkMs } = options;
+  if (!fastify.hasDecorator('websocketServer')) await fastify.register(websocket);
+  const feeds = new Feeds(options);
   const app = fastify.withTypeProvider<ZodTypeProvider>();
-  const feeds = new Set<Feed>();
-
-  app.addHook('preClose', async () => {
-    for (const feed of feeds) feed.close(ending());
-    await Promise.all([...feeds].map((feed) => feed.done));
+  app.addHook('preClose', () => feeds.close());
+  app.route({
+    method: 'GET',
+    url: '/feed',
+    exposeHeadRoute: false,
+    schema: { querystring: querySchema },
+    preHandler: async (request) => feeds.check(request.query),
+    handler: async (request, reply) => {
+      const opened = await feeds.open(request.query, () => httpSink(reply.raw));
+      reply.hijack();
+      await feeds.serveHttp(opened, reply.raw, reply.getHeaders());
+    },
+    wsHandler: (socket, request) => {
+      // What this route's schema made of the query.
+      void feeds.serveSocket(socket, request.query as Query);
+    },
   });
+}
 
-  app.get(
-    '/feed',
-    { exposeHeadRoute: false, schema: { querystring: querySchema } },
-    async (request, reply) => {
-      const { since, snapshot } = request.query;
-      const [name, resource] = find(options.resources, request.query.resource);
-      const sink = new LineSink(reply.raw, name, resource);
-      const feed = openFeed<KvObject<unknown>, Event>({
+type Begin = () => Feed;
+
+/** The open feeds of one server. */
+class Feeds {
+  readonly #options: HttpFeedOptions;
+  readonly #classes: FeedClasses;
+  readonly #feeds = new Set<Feed>();
+  readonly #sockets = new Map<WebSocket, boolean>();
+  readonly #pulse: NodeJS.Timeout;
+
+  constructor(options: HttpFeedOptions) {
+    this.#options = options;
+    this.#classes = new FeedClasses(options.resources);
+    this.#pulse = setInterval(() => this.#beat(), options.pingMs ?? defaultPingMs).unref();
+  }
+
+  /** @throws CongerError ResourceNotFound, InvalidQueryError, NotIndexedError */
+  check({ resource, filter }: Query): void {
+    const [, leave] = this.#classes.join(this.#find(resource), filter);
+    leave();
+  }
+
+  /**
+   * Finds where a feed begins; it begins when the answered function is called.
+   * @throws CongerError as `check`, and BadRequest, PositionGone
+   */
+  async open(query: Query, sink: () => Sink): Promise<Begin> {
+    const { broadcast, kv, bookmarkMs } = this.#options;
+    const resource = this.#find(query.resource);
+    const since = await this.#since(query);
+    return () => {
+      const [readers, leave] = this.#classes.join(resource, query.filter);
+      const shared = query.snapshot && since === undefined ? readers.snapshot(broadcast, kv) : undefined;
+      const feed = openFeed<SnapshotLine, Line>({
         broadcast,
         since,
-        select: (change) => (change.bucket === resource.bucket ? eventOf(change, name, resource) : undefined),
-        send: (message) => sink.send(message),
+        select: (change) => readers.line(change),
+        send: sink(),
         ...(bookmarkMs === undefined ? {} : { bookmarkMs }),
-        ...(snapshot ? { snapshot: () => snapshotOf(kv, resource) } : {}),
+        ...(shared === undefined ? {} : { snapshot: () => shared.answer, snapshotSince: shared.since }),
       });
-      reply.hijack();
-      reply.raw.writeHead(200, {
-        ...reply.getHeaders(),
-        'content-type': 'application/x-ndjson',
-        'cache-control': 'no-store',
-      } as Record<string, string>);
-      reply.raw.on('error', () => feed.close());
-      reply.raw.on('close', () => feed.close());
-      feeds.add(feed);
-      await feed.done;
-      feeds.delete(feed);
-      reply.raw.end();
-    },
-  );
-}
-
-function find(resources: HttpFeedOptions['resources'], wanted: string): [string, FeedResource] {
-  const found = Object.entries(resources).find(([name, r]) => name === wanted || r.bucket === wanted);
-  if (found === undefined) throw new CongerError('ResourceNotFound', `no feed of ${wanted}`);
-  return found;
-}
-
-async function snapshotOf(kv: Pick<Kv, 'find'>, { bucket, all }: FeedResource) {
-  const found = await kv.find<unknown>(bucket, all, { noLimit: true });
-  return { items: found.objects, found };
-}
-
-function eventOf(change: Change, resource: string, { present }: FeedResource): Event {
-  return {
-    type: change.op,
-    resource,
-    bucket: change.bucket,
-    key: change.key,
-    etag: change.etag,
-    value: change.value === null ? null : present(change.value),
-    previous: change.previous === null ? null : present(change.previous),
-    position: change.position,
-    partition: change.partition,
-    time: change.time,
-    requestId: change.requestId,
-    traceparent: change.traceparent,
-  };
-}
-
-/** Writes messages as lines, no faster than the client takes them; the last line ends whatever was being written. */
-class LineSink {
-  readonly #response: ServerResponse;
-  readonly #name: string;
-  readonly #resource: FeedResource;
-  #ended = false;
-
-  constructor(response: ServerResponse, name: string, resource: FeedResource) {
-    this.#response = response;
-    this.#name = name;
-    this.#resource = resource;
-  }
-
-  send(message: Message): boolean | Promise<boolean> {
-    switch (message.type) {
-      case 'event':
-        return this.#write({ ...message.event, cursor: message.cursor });
-      case 'bookmark':
-        return this.#write({ type: 'bookmark', cursor: message.cursor });
-      case 'snapshot':
-        return this.#snapshot(message);
-      case 'end': {
-        const { error, cursor } = message;
-        const line = { type: 'error', code: error.code, message: error.message } as const;
-        const answer = this.#write(cursor === undefined ? line : { ...line, cursor });
-        this.#ended = true;
-        return answer;
-      }
-    }
-  }
-
-  async #snapshot({ items, cursor }: Extract<Message, { type: 'snapshot' }>): Promise<boolean> {
-    for (const { bucket, key, _etag, value } of items) {
-      const taken = await this.#write({
-        type: 'snapshot',
-        resource: this.#name,
-        bucket,
-        key,
-        etag: _etag,
-        value: this.#resource.present(value),
+      this.#feeds.add(feed);
+      void feed.done.then(() => {
+        this.#feeds.delete(feed);
+        leave();
       });
-      if (!taken) return false;
-    }
-    return this.#write({ type: 'snapshot-end', count: items.length, cursor });
+      return feed;
+    };
   }
 
-  #write(line: FeedLine): boolean | Promise<boolean> {
-    const response = this.#response;
-    if (this.#ended || response.destroyed) return false;
-    if (response.write(`${JSON.stringify(line)}\n`)) return true;
-    return new Promise((resolve) => {
-      const settle = () => {
-        response.off('drain', settle);
-        response.off('close', settle);
-        resolve(!response.destroyed);
-      };
-      response.once('drain', settle);
-      response.once('close', settle);
+  async serveHttp(begin: Begin, response: ServerResponse, headers: object): Promise<void> {
+    const feed = begin();
+    response.writeHead(200, {
+      ...headers,
+      'content-type': 'application/x-ndjson',
+      'cache-control': 'no-store',
     });
+    // A snapshot may take its time.
+    response.flushHeaders();
+    response.on('error', () => feed.close());
+    response.on('close', () => feed.close());
+    await feed.done;
+    response.end();
+  }
+
+  async serveSocket(socket: WebSocket, query: Query): Promise<void> {
+    socket.on('error', () => socket.terminate());
+    socket.on('pong', () => this.#sockets.set(socket, true));
+    socket.once('close', () => this.#sockets.delete(socket));
+    this.#sockets.set(socket, true);
+    try {
+      const begin = await this.open(query, () => socketSink(socket));
+      const feed = begin();
+      socket.once('close', () => feed.close());
+      await feed.done;
+      socket.close(TRY_AGAIN_LATER, 'resume from the last cursor');
+    } catch (error) {
+      const code = isCongerError(error) ? error.code : 'InternalError';
+      socket.send(JSON.stringify({ type: 'error', code, message: messageOf(error) }));
+      socket.close(isCongerError(error) && error.status < 500 ? POLICY_VIOLATION : TRY_AGAIN_LATER, code);
+    }
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#pulse);
+    for (const feed of this.#feeds) feed.close(ending());
+    await Promise.all([...this.#feeds].map((feed) => feed.done));
+  }
+
+  /** Where the query wants to go on from; undefined: from here, or from a snapshot. */
+  async #since({ since, snapshot }: Query): Promise<CatchUp | undefined> {
+    if (since === undefined) return undefined;
+    try {
+      return await this.#options.broadcast.resume(since);
+    } catch (error) {
+      if (snapshot && isCongerError(error, 'PositionGone')) return undefined;
+      throw error;
+    }
+  }
+
+  #find(wanted: string): [string, FeedResource] {
+    const found = this.#classes.find(wanted);
+    if (found === undefined) throw new CongerError('ResourceNotFound', `no feed of ${wanted}`);
+    return found;
+  }
+
+  #beat(): void {
+    for (const [socket, heard] of this.#sockets) {
+      if (!heard) socket.terminate();
+      else socket.ping();
+      this.#sockets.set(socket, false);
+    }
+    const lags = [...this.#feeds].map(({ lag }) => lag);
+    lagNow.set(lags.reduce<number>((most, lag) => Math.max(most, lag ?? 0), 0));
+    catchingUpNow.set(lags.filter((lag) => lag === undefined).length);
   }
 }

@@ -47,6 +47,7 @@ export async function setupCnapi(
   const server = {
     bucket: serversBucket.name,
     all: '(uuid=*)',
+    index: serversBucket.config.index,
     present: (value: unknown) => presentServer(value as ServerRecord, undefined, { sysinfo: true }),
   };
   await app.register(httpFeed, { broadcast, kv, resources: { server } });

@@ -28,6 +28,7 @@ export async function setupFwapi(context: ServiceContext): Promise<void> {
   const rule = {
     bucket: rulesBucket.name,
     all: '(uuid=*)',
+    index: rulesBucket.config.index,
     present: (value: unknown) => presentRule(value as RuleRecord),
   };
   await app.register(httpFeed, { broadcast, kv, resources: { rule } });

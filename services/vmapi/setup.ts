@@ -3,7 +3,7 @@ import { ensureConsumerBuckets } from '../../changefeed/consumer.ts';
 import { httpFeed } from '../../changefeed/feeds/http.ts';
 import { tritonFeed } from '../../changefeed/feeds/triton.ts';
 import { startJobs } from '../common/jobs/index.ts';
-import type { JobRecord } from '../common/jobs/record.ts';
+import { type JobRecord, jobsBucketConfig } from '../common/jobs/record.ts';
 import { JobStore } from '../common/jobs/store.ts';
 import { vmsBucket } from '../common/records.ts';
 import type { ServiceContext } from '../common/service.ts';
@@ -62,8 +62,18 @@ export async function setupVmapi(
   pingRoute(context);
   const all = '(uuid=*)';
   const resources = {
-    vm: { bucket: vmsBucket.name, all, present: (value: unknown) => presentVm(value as Vm) },
-    job: { bucket: vmJobsBucket, all, present: (value: unknown) => presentJob(value as JobRecord) },
+    vm: {
+      bucket: vmsBucket.name,
+      all,
+      index: vmsBucket.config.index,
+      present: (value: unknown) => presentVm(value as Vm),
+    },
+    job: {
+      bucket: vmJobsBucket,
+      all,
+      index: jobsBucketConfig(vmJobsResource).index,
+      present: (value: unknown) => presentJob(value as JobRecord),
+    },
   };
   await app.register(httpFeed, { broadcast, kv, resources });
   await app.register(tritonFeed, { broadcast, log, resources: [vmItem] });

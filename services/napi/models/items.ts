@@ -13,14 +13,21 @@ export const feedResources: Record<string, FeedResource> = {
   network: {
     bucket: networksBucket.name,
     all: '(uuid=*)',
+    index: networksBucket.config.index,
     present: (value) => presentNetwork(value as NetworkRecord),
   },
   nic: {
     bucket: nicsBucket.name,
     all: '(mac=*)',
+    index: nicsBucket.config.index,
     present: (value) => presentNic(value as NicRecord, undefined),
   },
-  nic_tag: { bucket: nicTagsBucket.name, all: '(name=*)', present: (value) => value },
+  nic_tag: {
+    bucket: nicTagsBucket.name,
+    all: '(name=*)',
+    index: nicTagsBucket.config.index,
+    present: (value) => value,
+  },
 };
 
 const networkFields = { gateway: 'gateway_addr', resolvers: 'resolver_addrs', routes: 'routes' } as const;

@@ -1,0 +1,167 @@
+import { type ObjectFilter, objectFilter } from '../../kvstore/filter.ts';
+import type { BucketConfig, Kv, KvObject } from '../../kvstore/types.ts';
+import type { Broadcast } from '../broadcast.ts';
+import type { Change } from '../types.ts';
+import type { FeedCursor } from './cursor.ts';
+import type { FeedSnapshot } from './feed.ts';
+import type { ChangeLine, SnapshotLine } from './lines.ts';
+
+export interface FeedResource {
+  readonly bucket: string;
+  /** A filter that matches every object of the bucket, for snapshots. */
+  readonly all: string;
+  /** The bucket's indexes: what filters may be about. */
+  readonly index: BucketConfig['index'];
+  /** What of an object's value the outside sees. */
+  readonly present: (value: unknown) => unknown;
+}
+
+/** Bounds what a class keeps for readers that come to a change later than the first one. */
+const maxLines = 1_000;
+const maxBytes = 4 * 1024 * 1024;
+
+/** A line as it is sent: JSON and a line feed. The one that was encoded last is kept, as the next reader mostly has its cursor. */
+export class Line {
+  readonly #head: string;
+  #cursor: FeedCursor | undefined;
+  #bytes: Buffer | undefined;
+
+  constructor(line: Omit<ChangeLine, 'cursor'>) {
+    this.#head = JSON.stringify(line).slice(0, -1);
+  }
+
+  get size(): number {
+    return this.#head.length;
+  }
+
+  with(cursor: FeedCursor): Buffer {
+    if (this.#bytes === undefined || this.#cursor !== cursor) {
+      this.#bytes = Buffer.from(`${this.#head},"cursor":"${cursor}"}\n`);
+      this.#cursor = cursor;
+    }
+    return this.#bytes;
+  }
+}
+
+/**
+ * All readers of one resource with one filter: what a change is to them, and its text, is found once, and those who want
+ * a snapshot while one is being read share it.
+ */
+export class FeedClass {
+  readonly name: string;
+  readonly #resource: FeedResource;
+  readonly #filter: ObjectFilter | undefined;
+  readonly #lines = new Map<Change, Line | undefined>();
+  #bytes = 0;
+  #reading: { readonly since: FeedCursor; readonly answer: Promise<FeedSnapshot<SnapshotLine>> } | undefined;
+
+  constructor(name: string, resource: FeedResource, filter: ObjectFilter | undefined) {
+    this.name = name;
+    this.#resource = resource;
+    this.#filter = filter;
+  }
+
+  /** The line that a change is, or undefined where it is none. */
+  line(change: Change): Line | undefined {
+    if (change.bucket !== this.#resource.bucket) return undefined;
+    if (this.#lines.has(change)) return this.#lines.get(change);
+    const type = this.#typeOf(change);
+    const line = type === undefined ? undefined : new Line(this.#present(change, type));
+    this.#lines.set(change, line);
+    this.#bytes += line?.size ?? 0;
+    for (const [oldest, its] of this.#lines) {
+      if (this.#lines.size <= maxLines && this.#bytes <= maxBytes) break;
+      this.#lines.delete(oldest);
+      this.#bytes -= its?.size ?? 0;
+    }
+    return line;
+  }
+
+  /** The objects that there are, and where the broadcast stood before they were read. */
+  snapshot(broadcast: Broadcast, kv: Pick<Kv, 'find'>) {
+    if (this.#reading !== undefined && broadcast.reaches(this.#reading.since)) return this.#reading;
+    const reading = {
+      since: broadcast.cursor(),
+      answer: this.#find(kv).finally(() => {
+        if (this.#reading === reading) this.#reading = undefined;
+      }),
+    };
+    this.#reading = reading;
+    return reading;
+  }
+
+  async #find(kv: Pick<Kv, 'find'>): Promise<FeedSnapshot<SnapshotLine>> {
+    const { bucket, all } = this.#resource;
+    const found = await kv.find<unknown>(bucket, this.#filter?.text ?? all, { noLimit: true });
+    return { items: found.objects.map((object) => this.#presentObject(object)), found };
+  }
+
+  #typeOf({ op, key, value, previous }: Change): ChangeLine['type'] | undefined {
+    if (this.#filter === undefined) return op;
+    const did = previous !== null && this.#filter.matches(key, previous);
+    if (op === 'delete') return did ? 'delete' : undefined;
+    if (this.#filter.matches(key, value)) return 'put';
+    return did ? 'leave' : undefined;
+  }
+
+  #present(change: Change, type: ChangeLine['type']): Omit<ChangeLine, 'cursor'> {
+    const { present } = this.#resource;
+    return {
+      type,
+      resource: this.name,
+      bucket: change.bucket,
+      key: change.key,
+      etag: change.etag,
+      value: change.value === null ? null : present(change.value),
+      previous: change.previous === null ? null : present(change.previous),
+      position: change.position,
+      partition: change.partition,
+      time: change.time,
+      requestId: change.requestId,
+      traceparent: change.traceparent,
+    };
+  }
+
+  #presentObject({ bucket, key, _etag, value }: KvObject<unknown>): SnapshotLine {
+    return {
+      type: 'snapshot',
+      resource: this.name,
+      bucket,
+      key,
+      etag: _etag,
+      value: this.#resource.present(value),
+    };
+  }
+}
+
+/** The classes that have readers, so that readers with the same filter share one. */
+export class FeedClasses {
+  readonly #resources: Readonly<Record<string, FeedResource>>;
+  readonly #classes = new Map<string, { readonly made: FeedClass; readers: number }>();
+
+  constructor(resources: Readonly<Record<string, FeedResource>>) {
+    this.#resources = resources;
+  }
+
+  /** The resource of this name, or of this bucket; undefined where there is none. */
+  find(wanted: string): [string, FeedResource] | undefined {
+    return Object.entries(this.#resources).find(([name, { bucket }]) => name === wanted || bucket === wanted);
+  }
+
+  /**
+   * The class of a reader, and the function that the reader calls when it leaves.
+   * @throws CongerError InvalidQueryError, NotIndexedError
+   */
+  join([name, resource]: [string, FeedResource], filter: string | undefined): [FeedClass, () => void] {
+    const compiled = filter === undefined ? undefined : objectFilter(resource.bucket, resource.index, filter);
+    const key = `${name} ${compiled?.text ?? ''}`;
+    const known = this.#classes.get(key) ?? { made: new FeedClass(name, resource, compiled), readers: 0 };
+    this.#classes.set(key, known);
+    known.readers++;
+    const leave = () => {
+      known.readers--;
+      if (known.readers === 0) this.#classes.delete(key);
+    };
+    return [known.made, leave];
+  }
+}
