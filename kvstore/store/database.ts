@@ -32,8 +32,10 @@ export interface Database {
 }
 
 const sqlState = /^[0-9A-Z]{5}$/;
-const lostStates = new Set(['57P01', '57P02', '57P03', '25006']);
-const lostErrnos = new Set(['ECONNRESET', 'ECONNREFUSED', 'EPIPE', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENOTFOUND']);
+/** Of sessions that PostgreSQL ends (57P0x, and by its time limits), and of a server that takes no writes. */
+const lostStates = new Set(['57P01', '57P02', '57P03', '57P04', '57P05', '25P03', '25P04', '25006']);
+/** Any errno of the system, and what Node has for a socket that is gone or whose TLS is broken. */
+const lostCodes = /^(E(?!RR_)[A-Z0-9_]+|ERR_(STREAM|SSL|TLS)_\w+)$/;
 const lostMessages = /^Connection terminated|not queryable|connection.*closed/i;
 
 /** The SQLSTATE of an error that PostgreSQL answered. */
@@ -48,7 +50,7 @@ export function isConnectionLoss(error: unknown): boolean {
   if (state !== undefined) return lostStates.has(state) || state.startsWith('08');
   if (!(error instanceof Error) || error instanceof CongerError) return false;
   const code = 'code' in error ? String(error.code) : '';
-  return lostErrnos.has(code) || lostMessages.test(error.message);
+  return lostCodes.test(code) || lostMessages.test(error.message);
 }
 
 /**
