@@ -1,7 +1,8 @@
+import type pg from 'pg';
 import type { RpcCall, RpcTable } from '../rpc.ts';
 import { type CallOptions, parseArguments } from './arguments.ts';
 import type { Bucket } from './bucket.ts';
-import type { Connections } from './connections.ts';
+import { reading } from './database.ts';
 import { exchangePages, type TextRow, timeLimit } from './exchange.ts';
 import type { Filter } from './filter/ast.ts';
 import { Parameters, typeOf } from './filter/compile.ts';
@@ -12,7 +13,7 @@ import { type ObjectRow, objectColumns, objectJson, objectOf } from './rows.ts';
 import { compileSearch, filterOf, requireIndexes, type Search } from './search.ts';
 import { Slots } from './slots.ts';
 import { queryError } from './sql-errors.ts';
-import { readingFrom } from './standby.ts';
+import { readingAtStandby } from './standby.ts';
 import type { Store } from './store.ts';
 
 const handledOptions = [
@@ -121,17 +122,21 @@ export function findRpcs(store: Store): RpcTable {
       ...(timeout === undefined ? [] : [timeLimit(timeout)]),
       { text: query.text, values: query.values.map(String) },
     ];
-    const from = (connections: Connections) =>
-      readingFrom(
-        store.database,
-        connections,
-        options,
-        (client) => exchangePages(client, statements, take),
-        () => header !== undefined,
-      );
-    if (options.standby) await atStandbys.run(() => from(isStream(options) ? streams : readers));
-    else if (isStream(options)) await from(streams);
-    else await ordinary.run(() => from(readers));
+    const begun = () => header !== undefined;
+    const search = async (client: pg.PoolClient) => {
+      // It may have waited for long.
+      call.signal.throwIfAborted();
+      await exchangePages(client, statements, take);
+    };
+    const atPrimary = () =>
+      isStream(options)
+        ? reading(streams, search, begun)
+        : ordinary.run(() => reading(readers, search, begun));
+    if (options.standby) {
+      await atStandbys.run(() => readingAtStandby(store.database, options, search, atPrimary, begun));
+    } else {
+      await atPrimary();
+    }
     if (options.snapshot && header !== undefined && !call.signal.aborted) {
       const { count, snapshot, lsn } = header;
       await call.send([{ _snapshot: snapshot, _lsn: lsn, _count: count }]);

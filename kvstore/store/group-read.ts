@@ -5,7 +5,7 @@ import { type Database, reading } from './database.ts';
 import { overloaded } from './errors.ts';
 import { exchange, textArray, timeLimit } from './exchange.ts';
 import { type ObjectRow, objectColumns } from './rows.ts';
-import { readingFrom } from './standby.ts';
+import { readingAtStandby } from './standby.ts';
 
 /** Of one group. Each may be as large as a value can be. */
 const maxRows = 32;
@@ -88,9 +88,11 @@ export class GroupRead {
   /** The same from a standby, or from the primary where no standby can answer; goes by itself. */
   async getAtStandby(bucket: Bucket, key: string, options: CallOptions): Promise<ObjectRow | undefined> {
     if (key.includes('\0')) return undefined;
-    const { readers } = this.#database;
-    const [row] = await readingFrom(this.#database, readers, options, (client) =>
-      fetchRows(client, bucket, [key], options.timeout),
+    const [row] = await readingAtStandby(
+      this.#database,
+      options,
+      (client) => fetchRows(client, bucket, [key], options.timeout),
+      () => this.#read(bucket, [key], options.timeout),
     );
     return row;
   }

@@ -3,7 +3,7 @@ import type pg from 'pg';
 import { counter } from '../../runtime/metrics.ts';
 import { onPrimaryAlone } from '../position.ts';
 import type { CallOptions } from './arguments.ts';
-import { type Connections, unreachable } from './connections.ts';
+import { unreachable } from './connections.ts';
 import { type Database, isConnectionLoss, reading, stateOf, withClient } from './database.ts';
 import { isRace } from './retry.ts';
 
@@ -44,37 +44,33 @@ async function replayed(
 }
 
 /**
- * A read where `options` want it: at the primary, over `primary`, or at a standby that has at least `minPosition`. One
- * that breaks off before `begun` is made again, once, and one that a standby cannot answer is made at the primary.
+ * A read for a standby that has at least `minPosition`. What none can answer is read `atPrimary`.
  * @param begun whether something of the answer has been sent: it cannot be made again then
  * @throws NoDatabasePeersError
  */
-export async function readingFrom<T>(
-  database: Database,
-  primary: Connections,
-  options: CallOptions,
+export async function readingAtStandby<T>(
+  { standbys, finder }: Database,
+  { minPosition: position, timeout }: CallOptions,
   work: (client: pg.PoolClient) => Promise<T>,
-  begun?: () => boolean,
+  atPrimary: () => Promise<T>,
+  begun: () => boolean = () => false,
 ): Promise<T> {
-  if (options.standby && options.minPosition !== onPrimaryAlone) {
-    const { minPosition: position, timeout } = options;
-    const { standbys, finder } = database;
-    try {
-      return await withClient(standbys, async (client) => {
-        if (position !== undefined) {
-          await replayed(client, position, finder.current?.timeline, Math.min(timeout || waitMs, waitMs));
-        }
-        return work(client);
-      });
-    } catch (error) {
-      // Whatever it is (no standby, a bucket that is not there yet, rows that vacuum took), the primary knows better.
-      if (stateOf(error) === '57014') throw error;
-      // Nor is it made again by who asks where it was cancelled for what the standby had to replay (a race, by its state).
-      if (begun?.()) throw isConnectionLoss(error) || isRace(error) ? unreachable(error) : error;
-      fallbacks.inc();
-    }
+  if (position === onPrimaryAlone) return atPrimary();
+  try {
+    return await withClient(standbys, async (client) => {
+      if (position !== undefined) {
+        await replayed(client, position, finder.current?.timeline, Math.min(timeout || waitMs, waitMs));
+      }
+      return work(client);
+    });
+  } catch (error) {
+    if (stateOf(error) === '57014') throw error;
+    // Nor does who asks make it again where it was cancelled for what the standby had to replay: a race, by its state.
+    if (begun()) throw isConnectionLoss(error) || isRace(error) ? unreachable(error) : error;
+    // Whatever it is (no standby, a bucket that is not there yet, rows that vacuum took), the primary knows better.
+    fallbacks.inc();
+    return atPrimary();
   }
-  return reading(primary, work, () => begun?.() ?? false);
 }
 
 /** A position at or behind the commit of every write that was acknowledged before the call. */
