@@ -35,6 +35,16 @@ function failure(name: string, context?: object) {
   );
 }
 
+test('the error is that of the first request that fails, in whichever order buckets are locked', async () => {
+  const wrong = { bucket: 'right', key: 'first', value: { n: 1 }, options: { etag: 'DEADBEEF' } };
+  const missing = { bucket: 'left', operation: 'delete', key: 'nothing' };
+  const nowhere = { bucket: 'nowhere', key: 'k', value: {} };
+  await expect(batch([wrong, missing])).rejects.toEqual(failure('EtagConflictError'));
+  await expect(batch([missing, wrong])).rejects.toEqual(failure('ObjectNotFoundError'));
+  await expect(batch([wrong, nowhere])).rejects.toEqual(failure('EtagConflictError'));
+  await expect(batch([nowhere, wrong])).rejects.toEqual(failure('BucketNotFoundError'));
+});
+
 test('every operation, in order, in one transaction', async () => {
   for (let n = 1; n <= 3; n++) await store.call('putObject', 'left', `old${n}`, { n }, {});
   await messages.take();

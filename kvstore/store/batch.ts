@@ -68,7 +68,9 @@ export class Batch {
   }
 
   async run(): Promise<readonly Result[]> {
-    let steps = (await this.#haveHooks()) ? this.#inOrder() : gathered(this.#requests);
+    const hooked = await this.#haveHooks();
+    let steps = hooked ? this.#inOrder() : gathered(this.#requests);
+    let inOrder = hooked || this.#requests.length === 1;
     for (let attempt = 1; ; attempt++) {
       try {
         return await this.#attempt(steps);
@@ -79,11 +81,9 @@ export class Batch {
           attempt < maxAttempts &&
           (isRace(cause) || (bucket && (await isStale(cause, bucket, this.#store.registry))));
         if (retry) continue;
-        if (
-          steps.length < this.#requests.length &&
-          (isDataError(cause) || isCongerError(cause)) &&
-          bucket !== undefined
-        ) {
+        const refused = bucket !== undefined && (isDataError(cause) || isCongerError(cause));
+        if (!inOrder && (refused || isCongerError(cause, 'BucketNotFoundError'))) {
+          inOrder = true;
           steps = oneByOne(this.#requests);
           continue;
         }
