@@ -7,7 +7,7 @@ import { failpoints } from '../../runtime/failpoint-names.ts';
 import { type Fixtures, startFixtures } from './fixtures.ts';
 import { failpointsOf, type Log } from './plans.ts';
 import { type Report, run } from './run.ts';
-import { knownFailures, scenarios } from './scenarios.ts';
+import { knownFailures, type Scenario, scenarios } from './scenarios.ts';
 
 const help = `Usage: npm run chaos -- [options]
 
@@ -16,7 +16,7 @@ Writes, consumes and listens while things break, and checks that every change co
   --seeds N        how many seeds on each log (default 10)
   --first-seed N   the first of them (default 1); a failed run is repeated with --seeds 1 --first-seed SEED
   --log NAME       embedded, kafka or both (default both)
-  --scenario NAME  what goes wrong (default any)
+  --scenario NAME  what goes wrong (default any; all: every scenario with each seed)
   --keep DIR       where a failed run leaves its history, logs and database (default: a new directory)
   --stop           stop after the first failure
   --coverage       fail where a failpoint was never passed
@@ -49,12 +49,12 @@ if (values.list) {
   for (const [failure, where] of knownFailures) console.log(`${failure}\n    ${where}`);
   process.exit(0);
 }
-const scenario = scenarios.find(({ name }) => name === values.scenario);
+const chosen = scenarios.filter(({ name }) => values.scenario === 'all' || name === values.scenario);
 const logs: readonly Log[] = (['embedded', 'kafka'] as const).filter((log) =>
   ['both', log].includes(values.log),
 );
 const [seeds, first] = [Number(values.seeds), Number(values['first-seed'])];
-if (scenario === undefined || logs.length === 0 || !Number.isInteger(seeds) || !Number.isInteger(first)) {
+if (chosen.length === 0 || logs.length === 0 || !Number.isInteger(seeds) || !Number.isInteger(first)) {
   process.stderr.write(help);
   process.exit(2);
 }
@@ -72,17 +72,17 @@ let changes = 0;
 let faults = 0;
 
 /** Runs one seed; answers whether it kept every promise. */
-async function one(fixtures: Fixtures, seed: number): Promise<boolean> {
+async function one(fixtures: Fixtures, scenario: Scenario, seed: number): Promise<boolean> {
   const { log } = fixtures;
-  const title = `${log} seed ${seed} (${values.scenario})`;
-  const directory = join(keep, `${log}-${values.scenario}-${seed}`);
+  const title = `${log} seed ${seed} (${scenario.name})`;
+  const directory = join(keep, `${log}-${scenario.name}-${seed}`);
   await rm(directory, { recursive: true, force: true });
   await mkdir(directory, { recursive: true });
   const start = performance.now();
   const took = () => `in ${((performance.now() - start) / 1000).toFixed(1)} s`;
   let problems: string[];
   try {
-    const report = await run({ seed, scenario: scenario!, fixtures, directory });
+    const report = await run({ seed, scenario, fixtures, directory });
     changes += report.changes;
     faults += report.faults.length;
     for (const name of report.passed) passed.get(log)?.add(name);
@@ -98,7 +98,7 @@ async function one(fixtures: Fixtures, seed: number): Promise<boolean> {
     await rm(directory, { recursive: true, force: true });
     return true;
   }
-  failed.push(`${log} ${seed}`);
+  failed.push(`${log} ${scenario.name} ${seed}`);
   await fixtures.keep(join(directory, 'database')).catch((error) => console.log(`     ${messageOf(error)}`));
   console.log(`     history, logs and database: ${directory}`);
   for (const problem of problems.slice(0, 10)) console.log(`     ${problem}`);
@@ -109,8 +109,10 @@ async function one(fixtures: Fixtures, seed: number): Promise<boolean> {
 for (const log of logs) {
   const fixtures = await startFixtures(log);
   try {
-    for (let seed = first; seed < first + seeds; seed++) {
-      if (!(await one(fixtures, seed)) && values.stop) break;
+    for (const scenario of chosen.filter((one) => one.log === undefined || one.log === log)) {
+      for (let seed = first; seed < first + seeds; seed++) {
+        if (!(await one(fixtures, scenario, seed)) && values.stop) break;
+      }
     }
   } finally {
     await fixtures.stop();

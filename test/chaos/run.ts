@@ -51,7 +51,8 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
     name: `chaos_${process.pid}_${++serial}`,
     services: scenario.services ?? 2,
     directory,
-    plans: (kind, name) => (scenario.failpoints === false ? [] : plansOf(fixtures.log, kind, name, random)),
+    plans: (kind, name) =>
+      scenario.plans === undefined ? plansOf(fixtures.log, kind, name, random) : (scenario.plans[kind] ?? []),
     random: random.fork(1),
   });
   const listeners: Listener[] = [];
@@ -99,14 +100,16 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
     };
     await undisturbed();
     const kinds = faultsOf(scenario.faults, fixtures.log);
-    for (let i = 0; i < scenario.count && kinds.length > 0; i++) {
-      const fault = choices.pick(kinds);
-      faults.push(fault.name);
-      await note(`begins: ${fault.name}`);
-      await fault.run(cluster, random.fork(100 + i)).catch((error: unknown) => {
-        throw new Error(`fault ${fault.name}: ${messageOf(error)}`, { cause: error });
-      });
-      await note(`ends: ${fault.name}`);
+    for (let i = 0; i < scenario.count; i++) {
+      if (kinds.length > 0) {
+        const fault = choices.pick(kinds);
+        faults.push(fault.name);
+        await note(`begins: ${fault.name}`);
+        await fault.run(cluster, random.fork(100 + i)).catch((error: unknown) => {
+          throw new Error(`fault ${fault.name}: ${messageOf(error)}`, { cause: error });
+        });
+        await note(`ends: ${fault.name}`);
+      }
       listen(`snapshot ${i}`, 'snapshot', { restless: choices.below(2) === 0 });
       await undisturbed();
     }

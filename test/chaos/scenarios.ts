@@ -1,3 +1,5 @@
+import type { Kind } from './managed.ts';
+
 /** What goes wrong in a run. */
 export interface Scenario {
   readonly name: string;
@@ -6,28 +8,172 @@ export interface Scenario {
   readonly faults: RegExp;
   /** How many there are, one after the other. */
   readonly count: number;
-  /** false: no failpoint is armed. */
-  readonly failpoints?: boolean;
+  /** Plans of failpoints: drawn from the seed (absent), or these, for the successive lives of every process. */
+  readonly plans?: Partial<Readonly<Record<Kind, readonly string[]>>>;
   /** How many services there are (2). */
   readonly services?: number;
+  /** A log that it needs. */
+  readonly log?: 'embedded' | 'kafka';
 }
 
 const any = /^(process|network|postgres|kafka):(?!pause-long$)/;
+const none = /^$/;
+const kill = (...names: readonly string[]) => names.map((name, i) => `${name}=kill@${2 + 5 * i}`);
 
 export const scenarios: readonly Scenario[] = [
   { name: 'any', what: 'faults of every kind, and failpoints', faults: any, count: 3 },
-  { name: 'failpoints', what: 'nothing but failpoints', faults: /^process:kill$/, count: 1 },
+  { name: 'short', what: 'one fault of any kind, and failpoints', faults: any, count: 1 },
+  { name: 'quiet', what: 'nothing goes wrong', faults: none, count: 1, plans: {} },
   { name: 'processes', what: 'processes are killed and stopped', faults: /^process:/, count: 3, services: 3 },
-  { name: 'network', what: 'connections break', faults: /^network:/, count: 4 },
+  { name: 'network', what: 'connections break, stall and lose bytes', faults: /^network:/, count: 4 },
   {
     name: 'postgres',
     what: 'PostgreSQL ends connections, stops and crashes',
     faults: /^postgres:/,
     count: 3,
   },
-  { name: 'broker', what: 'Kafka’s broker is killed and comes back', faults: /^kafka:restart$/, count: 1 },
-  { name: 'quiet', what: 'nothing goes wrong', faults: /^$/, count: 0, failpoints: false },
+  {
+    name: 'broker',
+    what: 'Kafka’s broker is killed under appends and comes back',
+    faults: /^kafka:restart$/,
+    count: 2,
+    log: 'kafka',
+  },
+  {
+    name: 'crash-before-publication',
+    what: 'whoever knows of a write dies between its commit and its way into the log',
+    faults: none,
+    count: 1,
+    plans: {
+      kvstore: kill('kvstore.group.after', 'kvstore.commit.after'),
+      capture: kill('capture.receive.before', 'capture.visible.after', 'capture.append.before'),
+    },
+  },
+  {
+    name: 'crash-after-append',
+    what: 'the capture dies when records are in the log and nobody has taken note of it',
+    faults: none,
+    count: 1,
+    plans: {
+      capture: kill('capture.append.after', 'capture.confirm.before', 'capture.confirm.after'),
+    },
+  },
+  {
+    name: 'duplicate-append',
+    what: 'a writer that was paused appends again what is there',
+    faults: /^kafka:duplicate$/,
+    count: 4,
+    plans: {},
+    log: 'kafka',
+  },
+  {
+    name: 'failed-send',
+    what: 'instances die and stop while they send, with listeners connected to them',
+    faults: /^network:cut-all$/,
+    count: 2,
+    plans: { service: kill('feed.send.after', 'feed.send.before', 'broadcast.take.after') },
+  },
+  {
+    name: 'torn-snapshot',
+    what: 'instances die while they read and send snapshots, amid writes',
+    faults: /^process:kill-services$/,
+    count: 3,
+    plans: {
+      service: [
+        'feed.snapshot.after=kill@1',
+        'feed.snapshot.before=delay:600@1',
+        'feed.snapshot.after=delay:600@1',
+      ],
+    },
+  },
+  {
+    name: 'rebalance',
+    what: 'members come, go, and stop for long enough to lose what they own',
+    faults: /^process:(pause-long|kill-services)$/,
+    count: 2,
+    services: 3,
+    plans: { service: ['group.revoke.after=delay:900@1', 'group.assign.after=kill@3'] },
+  },
+  {
+    name: 'double-effect',
+    what: 'consumers die and are cut off around the commit of their effects',
+    faults: /^network:(cut|lose-answers)$/,
+    count: 2,
+    plans: {
+      service: [
+        'checkpoint.commit.after=kill@3',
+        'consumer.handle.after=error@2,checkpoint.commit.before=stop@6',
+      ],
+    },
+  },
+  {
+    name: 'orphaned-walsender',
+    what: 'the capture is stopped, or cut off without a word, and holds the slot',
+    faults: /^(process:pause-long|network:hold|postgres:end-walsender)$/,
+    count: 2,
+    plans: { capture: ['capture.append.before=stop@4', 'capture.free.before=kill@1'] },
+  },
+  {
+    name: 'slow-sink',
+    what: 'the log pushes back on the stream',
+    faults: none,
+    count: 1,
+    plans: { capture: ['capture.append.before=delay:700%0.3', 'capture.append.before=delay:300%0.3'] },
+  },
+  {
+    name: 'lost-notifications',
+    what: 'bells are lost with the connections that bring them',
+    faults: /^(network:cut-all|postgres:terminate)$/,
+    count: 5,
+    plans: {},
+    log: 'embedded',
+  },
+  {
+    name: 'disk-full',
+    what: 'appends fail as they do when the log has no room, until it has',
+    faults: none,
+    count: 1,
+    plans: {
+      capture: [
+        'log.embedded.append.before=error%0.4,log.kafka.send.before=error%0.4',
+        'log.embedded.append.before=error%0.4,log.kafka.send.before=error%0.4',
+      ],
+    },
+  },
 ];
 
 /** Failures that others have had with changefeeds, and the scenario or test that shows they are none here. */
-export const knownFailures: readonly (readonly [failure: string, where: string])[] = [];
+export const knownFailures: readonly (readonly [failure: string, where: string])[] = [
+  ['a publisher hides an item from the other instance’s listeners', 'scenario quiet'],
+  ['two publishers send one item twice', 'scenario quiet'],
+  ['a crash between a write and its publication loses the change', 'scenario crash-before-publication'],
+  ['a publication that fails fails a committed write', 'scenario disk-full'],
+  ['published with no listener, or after a failed send: no replay', 'scenario failed-send'],
+  ['out of order, cut at the page size', 'scenario quiet (batches of 150 to 300)'],
+  ['a change that matches N subscriptions is sent N times', 'changefeed/feeds/triton.test.ts'],
+  ['two listeners with one instance id replace each other', 'changefeed/feeds/triton.test.ts'],
+  ['mixed versions', 'changefeed/change.test.ts, changefeed/consumer.test.ts'],
+  ['a reconnect loses updates', 'scenario network'],
+  [
+    'a cache serves what was there before its invalidation',
+    'changefeed/capture/capture.pg.test.ts (visible when told)',
+  ],
+  [
+    'waits live in one instance’s memory',
+    'services/common/jobs/engine.test.ts, services/cnapi/tasks.pg.test.ts',
+  ],
+  ['sequences and xmin are not commit order', 'scenario any (order of acknowledged writes)'],
+  ['a snapshot disagrees with the feed', 'scenario torn-snapshot'],
+  ['failover loses acknowledged rows', 'test/linearizability (failover)'],
+  ['a slot is lost, or invalidated', 'changefeed/capture/capture.pg.test.ts'],
+  ['an idle publication lets WAL grow', 'changefeed/capture/capture.pg.test.ts (the slot moves on)'],
+  ['a transaction larger than memory', 'changefeed/capture/pipeline.test.ts'],
+  ['a schema change in mid-stream', 'kvstore/store/bucket-change.pg.test.ts'],
+  ['a keepalive missed while the sink pushes back', 'scenario slow-sink'],
+  ['an orphaned walsender still holds the slot', 'scenario orphaned-walsender'],
+  ['notifications lost over a reconnect', 'scenario lost-notifications'],
+  ['Kafka’s transactions lose and tear', 'not used; scenario duplicate-append shows what takes their place'],
+  ['finite retries drop the batch after one that landed', 'scenario broker'],
+  ['a rebalance commits to partitions already lost', 'scenario rebalance'],
+  ['an effect twice after a takeover', 'scenario double-effect'],
+];
