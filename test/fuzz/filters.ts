@@ -99,7 +99,12 @@ function randomPattern(random: Random): Pattern {
 }
 
 function randomLeaf(random: Random): Leaf {
-  const [attribute, type] = random.pick([...fields, ['_id', 'number'], ['_key', 'string']]);
+  const [attribute, type] = random.pick([
+    ...fields,
+    ['_id', 'number'],
+    ['_key', 'string'],
+    ['other', 'string'],
+  ]);
   const { scalar, rules } = indexTypeInfo(type);
   const value = random.pick(random.below(20) === 0 ? wrong : values[scalar]);
   const kind = random.below(10);

@@ -130,7 +130,10 @@ class Compiler {
         return { sql: `(${sql.join(' OR ')})`, residual: exact ? undefined : filter };
       }
       case 'not': {
+        const before = this.#parameters.values.length;
         const { sql, residual } = this.compile(filter.filter);
+        // PostgreSQL does not take a parameter that no part of the statement names.
+        if (residual !== undefined) this.#parameters.values.length = before;
         return residual === undefined
           ? { sql: `(NOT ${sql})`, residual }
           : { sql: undefined, residual: filter };

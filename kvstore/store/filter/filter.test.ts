@@ -136,8 +136,9 @@ describe('compiling', () => {
   });
 
   test('a negation of what is only half indexed is not half negated', () => {
-    const { sql, residual } = compile('(&(num>=1)(!(&(str=a)(other=b))))');
+    const { sql, residual, values } = compile('(&(!(&(str=a)(other=b)))(num>=1))');
     expect(sql).toBe('(("num" >= $1::numeric AND "num" IS NOT NULL))');
+    expect(values).toEqual(['1']);
     expect(residual).toBe('(!(&(str=a)(other=b)))');
   });
 

@@ -68,6 +68,9 @@ export const filter: Target = {
       const parameters = new Parameters();
       const { sql, tail } = compileSearch(bucket, parsed, {}, parameters);
       assert.equal(foreignPart(`${sql} ${tail}`), undefined, 'SQL has what is neither known nor a parameter');
+      // PostgreSQL refuses a statement that leaves one out.
+      const unnamed = parameters.values.findIndex((_, i) => !`${sql} ${tail}`.includes(`$${i + 1}::`));
+      assert.equal(unnamed, -1, 'a parameter is in no part of the SQL');
       requireIndexes(bucket, parsed, text);
     } catch (error) {
       if (!isCongerError(error, 'InvalidQueryError', 'NotIndexedError')) throw error;
