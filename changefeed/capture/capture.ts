@@ -16,12 +16,18 @@ import { ReplicationStream } from './replication.ts';
 import { checkEpoch, ensureSlot, epochAfter, freeSlot } from './slot.ts';
 import { type SpoolOptions, SpoolRoom } from './spool.ts';
 import { Visibility } from './visibility.ts';
+import { type SlotWal, slotWal, WalBudget } from './wal-budget.ts';
+
+/** How often who captures looks at the WAL that the slot holds. */
+const WAL_LOOK_MS = 5_000;
 
 export interface CaptureOptions {
   readonly postgres: string;
   readonly slot: string;
   readonly partitions: number;
   readonly openWriter: () => Promise<LogWriter>;
+  /** Bytes of WAL that PostgreSQL may keep for the slot before it is an error. Default: any number. */
+  readonly walBudget?: number;
   /** Where transactions that are too large for memory wait. */
   readonly spool?: SpoolOptions;
   readonly log: Logger;
@@ -45,6 +51,7 @@ export class Capture {
   readonly #options: CaptureOptions;
   readonly #log: Logger;
   readonly #stop = new AbortController();
+  readonly #budget: WalBudget;
   #loop: Promise<void> | undefined;
   #active = false;
   #epoch = 0;
@@ -56,6 +63,7 @@ export class Capture {
   constructor(options: CaptureOptions) {
     this.#options = options;
     this.#log = options.log;
+    this.#budget = new WalBudget(options.walBudget ?? Number.POSITIVE_INFINITY, options.log);
   }
 
   get status(): CaptureStatus {
@@ -72,15 +80,9 @@ export class Capture {
     });
   }
 
-  /** Bytes of WAL that PostgreSQL keeps for the slot; undefined while this process stands by. */
-  async walBehind(): Promise<number | undefined> {
-    const result = await this.#control?.query<{ behind: string }>(
-      `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint AS behind
-         FROM pg_replication_slots WHERE slot_name = $1`,
-      [this.#options.slot],
-    );
-    const behind = result?.rows[0]?.behind;
-    return behind === undefined ? undefined : Number(behind);
+  /** What PostgreSQL keeps for the slot; undefined while this process stands by. */
+  async wal(): Promise<SlotWal | undefined> {
+    return this.#control === undefined ? undefined : await slotWal(this.#control, this.#options.slot);
   }
 
   /** Finishes the append in flight, confirms it and gives the seat up. */
@@ -128,11 +130,14 @@ export class Capture {
     let stream: ReplicationStream | undefined;
     let work: Promise<void> | undefined;
     let pipeline: Pipeline | undefined;
+    let unwatch = () => {};
     const room = new SpoolRoom(this.#options.spool);
     const streaming = this.#streaming;
     this.#streaming = true;
     try {
       const controlLost = ended(control);
+      this.#control = control;
+      unwatch = this.#watchWal();
       const slotEpoch = await ensureSlot(control, slot, this.#log);
       await failpoint('capture.open.before');
       const tails = await log.open();
@@ -191,13 +196,13 @@ export class Capture {
       const opening = openings(this.#epoch, tails);
       if (opening.length > 0) await log.append(opening);
       work = flow.run();
-      this.#control = control;
       this.#setActive(true);
       this.#log.info({ slot, epoch: this.#epoch }, 'capturing');
       established();
       const why = await Promise.race([over, work.then(() => 'the pipeline ended')]);
       if (why !== undefined) throw new Error(why);
     } finally {
+      unwatch();
       await failpoint('capture.leave.before')?.catch(() => undefined);
       this.#control = undefined;
       this.#setActive(false);
@@ -220,6 +225,18 @@ export class Capture {
     changesAppended.inc(records.length);
     bytesAppended.inc(records.reduce((sum, record) => sum + record.body.length, 0));
     lagSeconds.set(Math.max(0, Date.now() - last.time) / 1000);
+  }
+
+  /** Nobody tells when WAL gathers, so who captures asks. Answers how to end that. */
+  #watchWal(): () => void {
+    const look = async () => {
+      const wal = await this.wal();
+      if (wal !== undefined) this.#budget.judge(wal);
+    };
+    const timer = setInterval(() => {
+      look().catch((error) => this.#log.debug({ err: error }, 'the WAL that the slot holds is not known'));
+    }, WAL_LOOK_MS);
+    return () => clearInterval(timer);
   }
 
   #setActive(active: boolean): void {

@@ -2,7 +2,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { metrics } from '../../runtime/metrics.ts';
 import type { Capture } from './capture.ts';
-import { walBehindBytes } from './metrics.ts';
+import { walBehindBytes, walHeldBytes } from './metrics.ts';
 
 export interface Health {
   readonly url: string;
@@ -45,8 +45,13 @@ async function ping(capture: Capture) {
 }
 
 async function scrape(capture: Capture) {
-  const behind = await capture.walBehind().catch(() => undefined);
-  if (behind === undefined) walBehindBytes.reset();
-  else walBehindBytes.set(behind);
+  const wal = await capture.wal().catch(() => undefined);
+  if (wal === undefined) {
+    walBehindBytes.reset();
+    walHeldBytes.reset();
+  } else {
+    walBehindBytes.set(wal.behind);
+    walHeldBytes.set(wal.held);
+  }
   return { type: metrics.contentType, body: await metrics.metrics() };
 }

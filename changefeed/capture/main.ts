@@ -9,6 +9,7 @@ await runProcess('capture', async ({ config, log, shutdown }) => {
     slot: config.captureSlot,
     partitions: config.partitions,
     openWriter: () => openLogWriter(config, log),
+    walBudget: config.walBudgetMb * 2 ** 20,
     spool: { directory: config.captureSpool, limit: config.captureSpoolMb * 2 ** 20 },
     log,
   });

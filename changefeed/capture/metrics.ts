@@ -11,7 +11,11 @@ export const lagSeconds = gauge(
 );
 export const walBehindBytes = gauge(
   'conger_capture_wal_behind_bytes',
-  'WAL that PostgreSQL keeps for the capture: from what is confirmed to the end',
+  'WAL from what the capture has confirmed to the end',
+);
+export const walHeldBytes = gauge(
+  'conger_capture_wal_held_bytes',
+  'WAL that PostgreSQL keeps for the capture, and for transactions in progress (CONGER_WAL_BUDGET_MB)',
 );
 export const spoolBytes = gauge(
   'conger_capture_spool_bytes',

@@ -20,15 +20,16 @@ export async function ensureSlot(client: pg.Client, slot: string, log: Logger): 
       'CREATE TABLE IF NOT EXISTS conger_capture (slot text PRIMARY KEY, epoch bigint NOT NULL)',
     );
     await ensurePublication(client, slot);
-    const found = await client.query<{ wal_status: string | null }>(
-      'SELECT wal_status FROM pg_replication_slots WHERE slot_name = $1',
+    const found = await client.query<{ lost: boolean }>(
+      `SELECT wal_status = 'lost' OR invalidation_reason IS NOT NULL AS lost
+         FROM pg_replication_slots WHERE slot_name = $1`,
       [slot],
     );
-    const status = found.rows[0]?.wal_status;
-    if (found.rows.length > 0 && status !== 'lost') return await currentEpoch(client, slot);
+    const lost = found.rows[0]?.lost === true;
+    if (found.rows.length > 0 && !lost) return await currentEpoch(client, slot);
     // First the epoch: dying in between costs a number, the other way round it would hide the gap.
     const epoch = await nextEpoch(client, slot, 1);
-    if (status === 'lost') await client.query('SELECT pg_drop_replication_slot($1)', [slot]);
+    if (lost) await client.query('SELECT pg_drop_replication_slot($1)', [slot]);
     await createSlot(client, slot);
     log[epoch === 1 ? 'info' : 'warn']({ slot, epoch }, 'replication slot created: a new epoch begins');
     return epoch;

@@ -120,14 +120,16 @@ export class Spool {
     this.#flush();
     let slice: Part[] = [];
     let bytes = 0;
-    for await (const part of this.#parts()) {
-      if (slice.length >= most.records || (slice.length > 0 && bytes + part.body.length > most.bytes)) {
-        yield slice;
-        slice = [];
-        bytes = 0;
+    for await (const chunk of this.#chunks()) {
+      for (const part of chunk) {
+        if (slice.length >= most.records || (slice.length > 0 && bytes + part.body.length > most.bytes)) {
+          yield slice;
+          slice = [];
+          bytes = 0;
+        }
+        slice.push(part);
+        bytes += part.body.length;
       }
-      slice.push(part);
-      bytes += part.body.length;
     }
     if (slice.length > 0) yield slice;
   }
@@ -148,7 +150,8 @@ export class Spool {
     for (let done = 0; done < chunk.length; ) done += writeSync(this.#fd, chunk, done);
   }
 
-  async *#parts(): AsyncGenerator<Part> {
+  /** The changes of each piece that is read. Bodies are views into it. */
+  async *#chunks(): AsyncGenerator<Part[]> {
     let rest: Buffer = Buffer.alloc(0);
     for (let at = 0; at < this.#written; ) {
       const chunk = Buffer.allocUnsafe(Math.min(CHUNK_BYTES, this.#written - at));
@@ -156,18 +159,18 @@ export class Spool {
       if (bytesRead === 0) throw new Error('the spool is shorter than what was written to it');
       at += bytesRead;
       rest = Buffer.concat([rest, chunk.subarray(0, bytesRead)]);
+      const parts: Part[] = [];
       let start = 0;
       while (rest.length - start >= HEAD_BYTES) {
         const bodyStart = start + HEAD_BYTES + rest.readUInt32BE(start);
         const end = bodyStart + rest.readUInt32BE(start + 4);
         if (end > rest.length) break;
-        yield {
-          partitionKey: rest.toString('utf8', start + HEAD_BYTES, bodyStart),
-          body: rest.subarray(bodyStart, end),
-        };
+        const partitionKey = rest.toString('utf8', start + HEAD_BYTES, bodyStart);
+        parts.push({ partitionKey, body: rest.subarray(bodyStart, end) });
         start = end;
       }
       rest = rest.subarray(start);
+      yield parts;
     }
   }
 }

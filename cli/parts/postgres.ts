@@ -48,6 +48,8 @@ const defaults: Readonly<Record<string, string>> = {
   max_connections: '200',
   max_replication_slots: '20',
   max_wal_senders: '20',
+  // A capture that is not there must not fill the disk. Beyond CONGER_WAL_BUDGET_MB, of which it warns.
+  max_slot_wal_keep_size: '8GB',
   fsync: 'on',
   log_line_prefix: '%p %q%a ',
 };

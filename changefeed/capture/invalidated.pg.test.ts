@@ -1,0 +1,161 @@
+import pg from 'pg';
+import { pino } from 'pino';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
+import { createEmbeddedWriter } from '../log/embedded/index.ts';
+import { parsePosition } from '../position.ts';
+import { Watched } from '../testing/until.ts';
+import type { LogWriter } from '../types.ts';
+import { Capture } from './capture.ts';
+import { emit, query, untilAppended } from './wal.testing.ts';
+
+const partitions = 2;
+
+let server: TestPostgres;
+let client: pg.Client;
+let capture: Capture;
+
+/** While it is set, appends wait. */
+let hold: Promise<void> | undefined;
+let appending: () => void = () => undefined;
+
+class Lines extends Watched {
+  readonly lines: { readonly level: number; readonly msg: string }[] = [];
+
+  readonly write = (line: string): void => {
+    this.lines.push(JSON.parse(line));
+    this.changed();
+  };
+}
+
+let told: Lines;
+
+beforeEach(async () => {
+  hold = undefined;
+  told = new Lines();
+  server = await startPostgres({ max_slot_wal_keep_size: '1MB', min_wal_size: '32MB', max_wal_size: '32MB' });
+  client = new pg.Client(server.url);
+  await client.connect();
+  const log = pino({}, told);
+  const embedded = () =>
+    createEmbeddedWriter({
+      ...{ postgres: server.url, partitions, retainMs: 2 ** 45, retainRecords: 1e6 },
+      log,
+    });
+  capture = new Capture({
+    postgres: server.url,
+    slot: 'conger',
+    partitions,
+    openWriter: async (): Promise<LogWriter> => {
+      const inner = embedded();
+      return {
+        open: () => inner.open(),
+        close: () => inner.close(),
+        append: async (records) => {
+          appending();
+          await hold;
+          await inner.append(records);
+        },
+      };
+    },
+    walBudget: 8 * 2 ** 20,
+    log,
+  });
+  await capture.start();
+  await told.until(() => told.lines.some(({ msg }) => msg === 'capturing'));
+}, 60_000);
+
+afterEach(async () => {
+  await capture.stop();
+  await client.end();
+  await server.stop();
+});
+
+async function change(body: string): Promise<void> {
+  await emit(client, [{ partitionKey: 'k', body }]);
+}
+
+async function writeWal(megabytes: number): Promise<void> {
+  await client.query('CREATE TABLE IF NOT EXISTS other (text text)');
+  for (let n = 0; n < megabytes; n++) {
+    await client.query(`INSERT INTO other SELECT repeat('x', 1000) FROM generate_series(1, 1000)`);
+  }
+}
+
+async function untilStatus(status: string): Promise<void> {
+  for (;;) {
+    const [row] = await query(server.url, 'SELECT wal_status FROM pg_replication_slots');
+    if (row?.wal_status === status) return;
+    await writeWal(4);
+  }
+}
+
+/** Epochs and bodies in the order of the log; an opening is told by its epoch alone. */
+async function logged(): Promise<string[]> {
+  const rows = await query<{ position: string; key: string; body: string }>(
+    server.url,
+    'SELECT position, partition_key AS key, body FROM conger_log ORDER BY position, partition',
+  );
+  return rows.map(({ position, key, body }) => `${parsePosition(position).epoch} ${key === 'k' ? body : ''}`);
+}
+
+test('a slot that PostgreSQL gave up while no capture ran begins a new epoch', {
+  timeout: 60_000,
+}, async () => {
+  await change('before');
+  await untilAppended(server.url, 1);
+  await capture.stop();
+  await change('lost');
+  await untilStatus('lost');
+  const again = new Capture({
+    postgres: server.url,
+    slot: 'conger',
+    partitions,
+    openWriter: async () =>
+      createEmbeddedWriter({
+        ...{ postgres: server.url, partitions, retainMs: 2 ** 45, retainRecords: 1e6 },
+        log: pino({}, told),
+      }),
+    log: pino({}, told),
+  });
+  try {
+    await again.start();
+    await change('after');
+    await untilAppended(server.url, 2 + partitions);
+    expect(await logged()).toEqual(['1 before', '2 ', '2 ', '2 after']);
+  } finally {
+    await again.stop();
+  }
+});
+
+test('a log that takes nothing is warned of, and when PostgreSQL then gives the slot up a new epoch begins', {
+  timeout: 60_000,
+}, async () => {
+  let release: () => void = () => undefined;
+  hold = new Promise((resolve) => {
+    release = resolve;
+  });
+  const begun = new Promise<void>((resolve) => {
+    appending = resolve;
+  });
+  await change('before');
+  await begun;
+  await writeWal(10);
+  await told.until(() => told.lines.some(({ level, msg }) => level >= 40 && msg.includes('WAL')));
+  // The rest of it never comes: it is in WAL that is gone.
+  const big = 'y'.repeat(500_000);
+  for (let n = 0; n < 80; n++) await change(big);
+  await untilStatus('lost');
+  release();
+  await told.until(() => capture.status.epoch === 2 && capture.status.active);
+  await change('after');
+  let lines: string[] = [];
+  while (!lines.includes('2 after')) {
+    await untilAppended(server.url, 2 + partitions);
+    lines = await logged();
+  }
+  const second = lines.findIndex((line) => line.startsWith('2'));
+  expect(lines[0]).toBe('1 before');
+  expect(lines.slice(0, second).every((line) => line.startsWith('1'))).toBe(true);
+  expect(lines.slice(second)).toEqual(['2 ', '2 ', '2 after']);
+});
