@@ -253,6 +253,32 @@ test('a new epoch derives everything anew, once, and then its changes are applie
   expect(await results()).toEqual([...keys, 'new']);
 });
 
+test('where records are gone unread everything is derived anew, before what is left', async () => {
+  const order: string[] = [];
+  let broken = false;
+  const m = await member('m', {
+    bootstrap: async () => {
+      if (broken) throw new Error('not now');
+      order.push('derived');
+      return [];
+    },
+    handle: async (changes) => {
+      order.push(...changes.map(({ key }) => key));
+      return [];
+    },
+  });
+  await m.assign(0);
+  log.append(log.make({ key: 'a' }));
+  await m.offer(0);
+  log.append(log.make({ key: 'b' }));
+  broken = true;
+  await expect(m.gap(0)).rejects.toThrow('not now');
+  broken = false;
+  await m.gap(0);
+  await m.offer(0);
+  expect(order).toEqual(['derived', 'a', 'derived', 'b']);
+});
+
 test('records of other buckets move the checkpoint only now and then, and are never handled', async () => {
   const m = await member('m', { idleRecords: 50 });
   await m.assign(0);

@@ -3,6 +3,7 @@ import type { BatchOp, Kv } from '../kvstore/types.ts';
 import { failpoint } from '../runtime/failpoints.ts';
 import type { Logger } from '../runtime/log.ts';
 import { counter, gauge } from '../runtime/metrics.ts';
+import { pause } from './backoff.ts';
 import { Checkpoint, PartitionLostError } from './checkpoint.ts';
 import { Holding } from './holding.ts';
 import { HeldKeys } from './poison.ts';
@@ -10,11 +11,17 @@ import type { Change, Cursor, GroupHandler, LogBatch, LogReader, Reading } from 
 
 export { ensureConsumerBuckets } from './checkpoint.ts';
 
+/** How long whoever reads the metrics waits for the log. */
+const countMs = 1_000;
+
 const labels = ['consumer', 'partition'] as const;
 /** Those of this process, asked whenever somebody reads its metrics. */
 const consumers = new Set<GroupConsumer>();
 const measure = () => {
   for (const consumer of consumers) consumer.measure();
+};
+const count = async () => {
+  await Promise.all([...consumers].map((consumer) => consumer.count()));
 };
 
 const lagSeconds = gauge(
@@ -25,8 +32,9 @@ const lagSeconds = gauge(
 );
 const lagChanges = gauge(
   'conger_consumer_lag_changes',
-  'records fetched from the log and not yet applied',
+  'records of the log behind what was applied',
   labels,
+  count,
 );
 const poisoned = gauge(
   'conger_consumer_poisoned',
@@ -66,8 +74,8 @@ export interface ConsumerOptions {
   readonly handle: (changes: readonly Change[], context: ConsumerContext) => Promise<readonly BatchOp[]>;
   /**
    * Derives everything of a partition from the state there is: called once, by the first consumer that ever gets the
-   * partition, before any change, and once more at each new epoch of the log, which follows a gap. Reading then begins
-   * at the log's start, with changes that the state may hold already. What is answered is committed at the end; more
+   * partition, before any change, and once more at each gap: at a new epoch of the log, and where the log does not hold
+   * what comes next any more. Reading first begins at the log's start, with changes that the state may hold already. What is answered is committed at the end; more
    * than one batch should hold goes through `apply`, piece by piece. May be called again where it was not finished.
    */
   readonly bootstrap?: (context: ConsumerContext, apply: Apply) => Promise<readonly BatchOp[] | undefined>;
@@ -133,6 +141,11 @@ class GroupConsumer implements GroupHandler {
     return this.#with(batch.partition, (holding) => holding.take(batch));
   }
 
+  /** What was lost is in the state, but for what it says of the past. */
+  gap(partition: number): Promise<void> {
+    return this.#with(partition, (holding) => holding.bootstrap());
+  }
+
   /** Says how far behind each partition is. */
   measure(): void {
     const now = Date.now();
@@ -141,6 +154,18 @@ class GroupConsumer implements GroupHandler {
       lagSeconds.set(this.#labels(partition), seconds);
       poisoned.set(this.#labels(partition), heldKeys.changes);
     }
+  }
+
+  /** Has the log count what is behind the checkpoints; where it does not answer soon, the last count stands. */
+  async count(): Promise<void> {
+    const { reader } = this.#options;
+    const cursors = new Map([...this.#holdings].map(([partition, { cursor }]) => [partition, cursor]));
+    const giveUp = new AbortController();
+    const late = pause(countMs, giveUp.signal).then(() => undefined);
+    const counts = await Promise.race([reader.behind(cursors), late]).catch(() => undefined);
+    giveUp.abort();
+    for (const [partition, changes] of counts ?? [])
+      if (this.#holdings.has(partition)) lagChanges.set(this.#labels(partition), changes);
   }
 
   /** Lost, and still told of it: the group says that it is ours, so the other one is gone or about to be told. */

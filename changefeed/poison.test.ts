@@ -311,6 +311,15 @@ test('lag in seconds grows while nothing is applied', async () => {
   expect(await metric('conger_consumer_lag_seconds')).toBeUndefined();
 });
 
+test('lag in changes is what the log holds behind the checkpoint', async () => {
+  const m = await member('m', { handle: async () => [] });
+  for (let n = 0; n < 50; n++) write('a', n);
+  await m.offer(0, 20);
+  expect(await metric('conger_consumer_lag_changes')).toBe(30);
+  await m.offer(0);
+  expect(await metric('conger_consumer_lag_changes')).toBe(0);
+});
+
 test('errors that say that something is away', () => {
   const refused = Object.assign(new Error('refused'), { code: 'ECONNREFUSED', syscall: 'connect' });
   expect(isAway(new CongerError('OverloadedError', ''))).toBe(true);

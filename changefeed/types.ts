@@ -79,6 +79,11 @@ export interface GroupHandler {
   assigned(partition: number): Promise<Cursor | 'start'>;
   /** Throwing ends nothing: the batch is offered again, after a pause. */
   batch(batch: LogBatch): Promise<void>;
+  /**
+   * Records behind the cursor are not in the log any more, or the log is another one: called before the batch that comes
+   * behind the gap, and again where it throws, or where no batch was taken since the partition was assigned anew.
+   */
+  gap(partition: number): Promise<void>;
   /** The partition is no longer ours; nothing more comes for it. */
   revoked(partition: number): Promise<void>;
 }
@@ -89,14 +94,21 @@ export interface LogReader {
   /**
    * Reads every partition from `tail` records before its end, and then what comes, until stopped. Batches of one
    * partition come in order, one at a time. Resolves once every partition has been read up to the end it had when the
-   * call was made. Survives the loss of its connections.
+   * call was made. Survives the loss of its connections. `onGap` is told where records behind the last ones are gone
+   * unread, before what comes behind the gap.
    */
-  readAll(tail: number, onBatch: (batch: LogBatch) => void | Promise<void>): Promise<Reading>;
+  readAll(
+    tail: number,
+    onBatch: (batch: LogBatch) => void | Promise<void>,
+    onGap?: (partition: number) => void | Promise<void>,
+  ): Promise<Reading>;
   /**
    * Joins the group: each partition is owned by one living member. When a member dies the others take over its
    * partitions within seconds. Ownership is advice, not proof: effects are fenced by the checkpoint's etag.
    */
   join(group: string, member: string, handler: GroupHandler): Promise<Reading>;
+  /** How many records lie behind the cursor of each partition; repetitions, too, where the log may hold some. */
+  behind(cursors: ReadonlyMap<number, Cursor>): Promise<ReadonlyMap<number, number>>;
   /**
    * The cursor behind a position.
    * @throws CongerError PositionGone where records behind the position may have been dropped

@@ -15,6 +15,8 @@ export interface LogUnderTest {
   mortal(): Promise<{ readonly reader: LogReader; crash(): Promise<void> }>;
   /** Drops the oldest records of each partition, as retention does, but for the last `kept`. */
   drop(kept: number): Promise<void>;
+  /** Empties the log, as other hands might. Writers are opened anew behind it. */
+  wipe(): Promise<void>;
   /** Breaks the connections of all readers; new ones may be made. */
   cut(): Promise<void>;
   close(): Promise<void>;

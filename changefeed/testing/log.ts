@@ -151,6 +151,17 @@ export class TestReader implements LogReader {
     }
   }
 
+  /** Tells the member that records are missing in the partition. */
+  async gap(partition: number): Promise<void> {
+    await this.#joined().handler.gap(partition);
+  }
+
+  async behind(cursors: ReadonlyMap<number, Cursor>): Promise<ReadonlyMap<number, number>> {
+    const count = (partition: number, { position }: Cursor) =>
+      (this.#log.records[partition] ?? []).filter((record) => record.position > position).length;
+    return new Map([...cursors].map(([partition, cursor]) => [partition, count(partition, cursor)]));
+  }
+
   async join(_group: string, _member: string, handler: GroupHandler): Promise<Reading> {
     this.#member = { handler, next: new Map() };
     return { stop: async () => undefined };

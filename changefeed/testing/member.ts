@@ -16,6 +16,8 @@ export class Member extends Seen implements GroupHandler {
   readonly partitions: number;
   readonly state: GroupState;
   readonly owned = new Set<number>();
+  /** The gaps it was told of, each with how many records of the partition it had been given by then. */
+  readonly gaps: { readonly partition: number; readonly after: number }[] = [];
   /** A partition whose batches are refused. */
   refuse: number | undefined;
   refused = 0;
@@ -54,6 +56,13 @@ export class Member extends Seen implements GroupHandler {
       }
       if (batch.cursor.position > done) this.state.cursors.set(partition, batch.cursor);
       this.take(batch);
+    });
+  }
+
+  async gap(partition: number): Promise<void> {
+    await this.#alone(partition, () => {
+      if (!this.owned.has(partition)) throw new Error(`a gap in partition ${partition}, which is not ours`);
+      this.gaps.push({ partition, after: this.positions(partition).length });
     });
   }
 

@@ -3,6 +3,7 @@ import { afterAll, beforeAll } from 'vitest';
 import { silentLogger } from '../../../runtime/log.ts';
 import { startPostgres, type TestPostgres } from '../../../test/fixtures/postgres.ts';
 import { startProxy } from '../../../test/fixtures/proxy.ts';
+import { gapContract } from '../../testing/gap-contract.ts';
 import { type LogUnderTest, logContract } from '../../testing/log-contract.ts';
 import { createEmbeddedReader, createEmbeddedWriter } from './index.ts';
 import { trim } from './trim.ts';
@@ -66,6 +67,12 @@ async function setup(): Promise<LogUnderTest> {
         log,
       });
     },
+    wipe: async () => {
+      const client = new pg.Client(direct.href);
+      await client.connect();
+      await client.query('TRUNCATE conger_log');
+      await client.end();
+    },
     cut: async () => {
       for (const proxy of proxies) proxy.cut();
     },
@@ -76,3 +83,4 @@ async function setup(): Promise<LogUnderTest> {
 }
 
 logContract('the embedded log', setup);
+gapContract('the embedded log', setup);

@@ -2,7 +2,7 @@ import { messageOf } from '../../../runtime/errors.ts';
 import { failpoint } from '../../../runtime/failpoints.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { Backoff } from '../../backoff.ts';
-import type { GroupHandler, Position } from '../../types.ts';
+import type { GroupHandler } from '../../types.ts';
 import type { Member, Membership } from './membership.ts';
 import type { Pump } from './pump.ts';
 
@@ -13,8 +13,6 @@ export interface GroupMemberOptions {
   readonly handler: GroupHandler;
   readonly membership: Membership;
   readonly pump: Pump;
-  /** Told where a partition is read on from, before it is. */
-  readonly resuming: (partition: number, position: Position) => Promise<void>;
   readonly log: Logger;
 }
 
@@ -110,7 +108,7 @@ export class GroupMember {
   }
 
   async #take(partition: number): Promise<boolean> {
-    const { handler, pump, membership, resuming, log } = this.#options;
+    const { handler, pump, membership, log } = this.#options;
     const thing = this.#thing(partition);
     if (!(await membership.claim(thing))) return false;
     try {
@@ -118,7 +116,6 @@ export class GroupMember {
       const cursor = await handler.assigned(partition);
       await failpoint('group.assign.after');
       const position = cursor === 'start' ? '' : cursor.position;
-      await resuming(partition, position);
       this.#owned.add(partition);
       pump.add(partition, position);
       return true;

@@ -2,18 +2,22 @@ import { messageOf } from '../../../runtime/errors.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { Backoff } from '../../backoff.ts';
 import type { LogBatch, LogRecord, Position } from '../../types.ts';
-import type { Place } from './rows.ts';
+import type { Fetched, Place } from './rows.ts';
 
 export interface PumpOptions {
-  /** Records behind each place; a partition that answers `limit` of them may have more. */
-  readonly fetch: (places: readonly Place[]) => Promise<ReadonlyMap<number, readonly LogRecord[]>>;
+  /** What there is behind each place; a partition that answers `limit` records may have more. */
+  readonly fetch: (places: readonly Place[]) => Promise<ReadonlyMap<number, Fetched>>;
   readonly limit: number;
   readonly deliver: (batch: LogBatch) => void | Promise<void>;
+  /** Told where records behind the last ones are gone, before what comes behind the gap. */
+  readonly gap: (partition: number, position: Position) => void | Promise<void>;
   readonly log: Logger;
 }
 
 interface Lane {
   position: Position;
+  /** The gap behind `position` was told. */
+  gapTold: boolean;
   /** There may be records behind `position`. */
   dirty: boolean;
   /** The delivery in progress. */
@@ -37,7 +41,8 @@ export class Pump {
   }
 
   add(partition: number, position: Position): void {
-    this.#lanes.set(partition, { position, dirty: true, busy: undefined, removed: new AbortController() });
+    const removed = new AbortController();
+    this.#lanes.set(partition, { position, gapTold: false, dirty: true, busy: undefined, removed });
     this.#kick();
   }
 
@@ -80,9 +85,11 @@ export class Pump {
       try {
         const found = await fetch(due.map(([partition, lane]) => ({ partition, position: lane.position })));
         for (const [partition, lane] of due) {
-          const records = found.get(partition) ?? [];
+          const { records, gap } = found.get(partition) ?? { records: [], gap: false };
           if (records.length === limit) lane.dirty = true;
-          if (records.length > 0 && !lane.removed.signal.aborted) this.#deliver(partition, lane, records);
+          const untold = gap && !lane.gapTold;
+          if (lane.removed.signal.aborted || (records.length === 0 && !untold)) continue;
+          lane.busy = this.#deliver(partition, lane, records, untold);
         }
         backoff.reset();
       } catch (error) {
@@ -94,27 +101,44 @@ export class Pump {
     this.#running = false;
   }
 
-  #deliver(partition: number, lane: Lane, records: readonly LogRecord[]): void {
-    const position = records.at(-1)?.position ?? lane.position;
-    const batch: LogBatch = { partition, records, cursor: { position, offset: '' } };
-    lane.busy = this.#offer(batch, lane.removed.signal).then((taken) => {
-      lane.busy = undefined;
-      if (!taken) return;
-      lane.position = position;
-      if (lane.dirty) this.#kick();
-    });
+  async #deliver(partition: number, lane: Lane, records: readonly LogRecord[], gap: boolean): Promise<void> {
+    const { signal } = lane.removed;
+    const last = records.at(-1);
+    let taken = true;
+    if (gap) {
+      const { position } = lane;
+      taken = await this.#offer(partition, position, () => this.#options.gap(partition, position), signal);
+      lane.gapTold = taken;
+    }
+    if (taken && last !== undefined) {
+      const cursor = { position: last.position, offset: '' };
+      const batch: LogBatch = { partition, records, cursor };
+      const first = records[0]?.position ?? cursor.position;
+      taken = await this.#offer(partition, first, () => this.#options.deliver(batch), signal);
+      if (taken) {
+        lane.position = cursor.position;
+        lane.gapTold = false;
+      }
+    }
+    lane.busy = undefined;
+    if (taken && lane.dirty) this.#kick();
   }
 
-  /** Offers the batch until it is taken, or the partition is removed. */
-  async #offer(batch: LogBatch, removed: AbortSignal): Promise<boolean> {
+  /** Offers something until it is taken, or the partition is removed. */
+  async #offer(
+    partition: number,
+    position: Position,
+    offer: () => void | Promise<void>,
+    removed: AbortSignal,
+  ): Promise<boolean> {
     const backoff = new Backoff(50, 5_000);
     while (!removed.aborted) {
       try {
-        await this.#options.deliver(batch);
+        await offer();
         return true;
       } catch (error) {
         this.#options.log.warn(
-          { err: error, partition: batch.partition, position: batch.records[0]?.position },
+          { err: error, partition, position },
           `a batch was not taken, and will be offered again: ${messageOf(error)}`,
         );
         await backoff.pause(removed);

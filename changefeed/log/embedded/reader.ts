@@ -10,7 +10,15 @@ import { Doorbell } from './doorbell.ts';
 import { GroupMember } from './group.ts';
 import { Membership } from './membership.ts';
 import { Pump } from './pump.ts';
-import { type Extent, FETCH_LIMIT, fetchPage, fetchRecords, readExtents, trimmedUpTo } from './rows.ts';
+import {
+  countBehind,
+  type Extent,
+  FETCH_LIMIT,
+  fetchPage,
+  fetchRecords,
+  readExtents,
+  trimmedUpTo,
+} from './rows.ts';
 import { ensureLog, GROUP_CHANNEL, LOG_CHANNEL } from './schema.ts';
 
 export interface EmbeddedReaderOptions {
@@ -75,7 +83,11 @@ export class EmbeddedReader implements LogReader {
     return reader;
   }
 
-  async readAll(tail: number, onBatch: (batch: LogBatch) => void | Promise<void>): Promise<Reading> {
+  async readAll(
+    tail: number,
+    onBatch: (batch: LogBatch) => void | Promise<void>,
+    onGap?: (partition: number) => void | Promise<void>,
+  ): Promise<Reading> {
     await this.#doorbell.open();
     const extents = await this.#insist(() => readExtents(this.#pool, this.partitions, tail));
     const behind = new Map(extents.filter(isBehind).map((extent) => [extent.partition, extent.end]));
@@ -84,13 +96,17 @@ export class EmbeddedReader implements LogReader {
       caughtUp = resolve;
     });
     if (behind.size === 0) caughtUp();
-    const pump = this.#pump(async (batch) => {
-      await onBatch(batch);
-      const target = behind.get(batch.partition);
-      if (target === undefined || batch.cursor.position < target) return;
-      behind.delete(batch.partition);
-      if (behind.size === 0) caughtUp();
-    });
+    const pump = this.#pump(
+      'all',
+      async (batch) => {
+        await onBatch(batch);
+        const target = behind.get(batch.partition);
+        if (target === undefined || batch.cursor.position < target) return;
+        behind.delete(batch.partition);
+        if (behind.size === 0) caughtUp();
+      },
+      onGap,
+    );
     const reading = this.#reading(pump, async () => caughtUp());
     for (const extent of extents) pump.add(extent.partition, extent.from);
     await end;
@@ -99,7 +115,11 @@ export class EmbeddedReader implements LogReader {
 
   async join(group: string, member: string, handler: GroupHandler): Promise<Reading> {
     await this.#doorbell.open();
-    const pump = this.#pump((batch) => handler.batch(batch));
+    const pump = this.#pump(
+      group,
+      (batch) => handler.batch(batch),
+      (partition) => handler.gap(partition),
+    );
     const one = new GroupMember({
       group,
       member,
@@ -107,7 +127,6 @@ export class EmbeddedReader implements LogReader {
       handler,
       membership: this.#membership,
       pump,
-      resuming: (partition, position) => this.#checkHeld(group, partition, position),
       log: this.#log,
     });
     await this.#membership.join(group, member, (living) => one.onMembers(living));
@@ -134,6 +153,11 @@ export class EmbeddedReader implements LogReader {
     });
   }
 
+  async behind(cursors: ReadonlyMap<number, Cursor>): Promise<ReadonlyMap<number, number>> {
+    const places = [...cursors].map(([partition, { position }]) => ({ partition, position }));
+    return places.length === 0 ? new Map() : countBehind(this.#pool, places);
+  }
+
   async close(): Promise<void> {
     this.#closed.abort();
     await Promise.all([...this.#readings].map((reading) => reading.stop()));
@@ -157,11 +181,19 @@ export class EmbeddedReader implements LogReader {
     throw new CongerError('PositionGone', 'the log does not hold the position any more');
   }
 
-  #pump(deliver: (batch: LogBatch) => Promise<void>): Pump {
+  #pump(
+    who: string,
+    deliver: (batch: LogBatch) => void | Promise<void>,
+    onGap?: (partition: number) => void | Promise<void>,
+  ): Pump {
     return new Pump({
       fetch: (places) => fetchRecords(this.#pool, places),
       limit: FETCH_LIMIT,
       deliver,
+      gap: async (partition, position) => {
+        this.#log.error({ who, partition, position }, 'the log does not hold all that comes behind');
+        await onGap?.(partition);
+      },
       log: this.#log,
     });
   }
@@ -184,17 +216,6 @@ export class EmbeddedReader implements LogReader {
     };
     this.#readings.add(reading);
     return reading;
-  }
-
-  async #checkHeld(group: string, partition: number, position: Position): Promise<void> {
-    if (position === '') return;
-    const trimmed = await trimmedUpTo(this.#pool, partition);
-    if (position < trimmed) {
-      this.#log.error(
-        { group, partition, position, trimmed },
-        'the group was away for longer than records are kept',
-      );
-    }
   }
 
   /** Tries until it succeeds, or the reader is closed. */

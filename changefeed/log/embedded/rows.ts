@@ -22,31 +22,44 @@ export interface Place {
   readonly position: Position;
 }
 
-/** Up to FETCH_LIMIT records behind each place, by partition, in order. A partition without any is absent. */
-export async function fetchRecords(
-  pool: pg.Pool,
-  places: readonly Place[],
-): Promise<Map<number, LogRecord[]>> {
+/** What a partition holds behind a place. */
+export interface Fetched {
+  readonly records: readonly LogRecord[];
+  /** Records between the place and these are gone, or the log is not the one that the place is of. */
+  readonly gap: boolean;
+}
+
+/**
+ * Up to FETCH_LIMIT records behind each place, by partition, in order. A place is the position of a record, or '': the
+ * record is there, or was the last one that was trimmed; else something is missing.
+ */
+export async function fetchRecords(pool: pg.Pool, places: readonly Place[]): Promise<Map<number, Fetched>> {
   await failpoint('log.embedded.fetch.before');
-  const { rows } = await pool.query<Row>({
+  const { rows } = await pool.query<{ place: number; held: boolean } & (Row | { position: null })>({
     name: 'conger-log-fetch',
-    text: `SELECT l.*
+    text: `SELECT place.partition AS place,
+                  place.position = ''
+                  OR EXISTS (SELECT 1 FROM conger_log h
+                      WHERE h.partition = place.partition AND h.position = place.position COLLATE "C")
+                  OR EXISTS (SELECT 1 FROM conger_log_trimmed t
+                      WHERE t.partition = place.partition AND t.position = place.position COLLATE "C") AS held,
+                  l.*
              FROM unnest($1::int[], $2::text[]) AS place(partition, position)
-            CROSS JOIN LATERAL (
+             LEFT JOIN LATERAL (
               SELECT partition, position, partition_key, xid, idx, cnt, time, body
                 FROM conger_log
                WHERE partition = place.partition AND position > place.position COLLATE "C"
                ORDER BY position LIMIT ${FETCH_LIMIT}
-            ) AS l
-            ORDER BY l.partition, l.position`,
+            ) AS l ON true
+            ORDER BY place.partition, l.position`,
     values: [places.map((place) => place.partition), places.map((place) => place.position)],
   });
   await failpoint('log.embedded.fetch.after');
-  const found = new Map<number, LogRecord[]>();
+  const found = new Map<number, { records: LogRecord[]; gap: boolean }>();
   for (const row of rows) {
-    const records = found.get(row.partition) ?? [];
-    found.set(row.partition, records);
-    records.push(recordOf(row));
+    const fetched = found.get(row.place) ?? { records: [], gap: !row.held };
+    found.set(row.place, fetched);
+    if (row.position !== null) fetched.records.push(recordOf(row));
   }
   return found;
 }
@@ -113,4 +126,16 @@ export async function trimmedUpTo(pool: pg.Pool, partition: number): Promise<Pos
     [partition],
   );
   return rows[0]?.position ?? '';
+}
+
+/** How many records each partition holds behind a place, by partition. */
+export async function countBehind(pool: pg.Pool, places: readonly Place[]): Promise<Map<number, number>> {
+  const { rows } = await pool.query<{ partition: number; count: number }>(
+    `SELECT place.partition,
+            (SELECT count(*) FROM conger_log l
+              WHERE l.partition = place.partition AND l.position > place.position COLLATE "C")::int AS count
+       FROM unnest($1::int[], $2::text[]) AS place(partition, position)`,
+    [places.map((place) => place.partition), places.map((place) => place.position)],
+  );
+  return new Map(rows.map(({ partition, count }) => [partition, count]));
 }

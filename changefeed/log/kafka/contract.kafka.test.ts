@@ -1,11 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { connect, Socket } from 'node:net';
 import kafkajs from 'kafkajs';
-import { afterAll, beforeAll, describe } from 'vitest';
+import { afterAll, beforeAll, describe, expect, vi } from 'vitest';
 import { silentLogger } from '../../../runtime/log.ts';
 import { kafkaAvailable, startKafka, type TestKafka } from '../../../test/fixtures/kafka.ts';
+import { gapContract } from '../../testing/gap-contract.ts';
 import { type LogUnderTest, logContract } from '../../testing/log-contract.ts';
 import { createKafkaReader, createKafkaWriter } from './index.ts';
+import { ensureTopic } from './topic.ts';
 
 /** A process's way to the network, which can be cut, and taken away for good. */
 class Wire {
@@ -73,6 +75,14 @@ describe.skipIf(!(await kafkaAvailable()))('with a broker', () => {
         });
         await admin.disconnect();
       },
+      wipe: async () => {
+        const admin = new kafkajs.Kafka({ brokers: [...kafka.brokers], logLevel: 0 }).admin();
+        await admin.connect();
+        await admin.deleteTopics({ topics: [options.topic] });
+        await vi.waitFor(async () => expect(await admin.listTopics()).not.toContain(options.topic), 10_000);
+        await admin.disconnect();
+        await ensureTopic(options);
+      },
       cut: async () => {
         for (const wire of wires) wire.cut();
       },
@@ -81,4 +91,5 @@ describe.skipIf(!(await kafkaAvailable()))('with a broker', () => {
   }
 
   logContract('Kafka', setup, 30_000);
+  gapContract('Kafka', setup, 30_000);
 });

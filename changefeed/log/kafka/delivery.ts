@@ -1,3 +1,4 @@
+import type { FetchedMessage } from 'kafkajs/src/cluster/index.js';
 import { messageOf } from '../../../runtime/errors.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { counter } from '../../../runtime/metrics.ts';
@@ -27,25 +28,39 @@ export interface DeliveryOptions {
   readonly position: Position;
   readonly log: Logger;
   onBatch(batch: LogBatch): void | Promise<void>;
+  /** Records are gone unread, or the topic is another one: called before what comes behind the gap. */
+  onGap?(): void | Promise<void>;
   /** Everything before `offset` has been handled. */
   onProgress?(partition: number, offset: bigint): void;
   /** There is room again. */
   onRoom(): void;
 }
 
+interface Queued {
+  /** Undefined: a gap. */
+  readonly record: LogRecord | undefined;
+  readonly next: bigint;
+}
+
 /**
  * Hands the records of one partition to their handler: positions only ever increase, one batch at a time, and the next
  * only after the handler has taken the one before. A handler that throws gets the same batch again.
+ *
+ * An offset means nothing in a topic that was deleted and made again. So where connections are new, the first fetch
+ * begins at the last record that was read: one that is of a later position shows that the topic is another one.
  */
 export class Delivery {
   readonly partition: number;
   readonly #options: DeliveryOptions;
   readonly #stopped = new AbortController();
-  #queue: { readonly record: LogRecord; readonly next: bigint }[] = [];
+  #queue: Queued[] = [];
   #queuedBytes = 0;
   /** The position of the last record that was queued, and the offset behind the last that was fetched. */
   #position: Position;
   #next: bigint;
+  #sameTopic = false;
+  /** A gap was found, and no record behind it yet. */
+  #gap = false;
   #busy = false;
   #running: Promise<void> = Promise.resolve();
 
@@ -56,47 +71,97 @@ export class Delivery {
     this.#next = options.offset;
   }
 
-  /** Where the next fetch starts. */
+  /** Behind all that was fetched. */
   get next(): bigint {
     return this.#next;
+  }
+
+  /** Where the next fetch starts. */
+  get from(): bigint {
+    const certain = this.#sameTopic || this.#position === START || this.#next === 0n;
+    return certain ? this.#next : this.#next - 1n;
+  }
+
+  /** Connections were made anew. */
+  doubt(): void {
+    this.#sameTopic = false;
   }
 
   get hasRoom(): boolean {
     return this.#queuedBytes < maxQueuedBytes;
   }
 
-  /** Takes what a fetch from `next` has found. */
+  /** Takes what a fetch from `from` has found. */
   push({ messages, next }: Fetched): void {
     if (this.#stopped.signal.aborted) return;
-    for (const message of messages) {
-      const record = fromMessage(this.partition, message);
-      if (record === undefined) {
-        dropped.inc({ reason: 'foreign' });
-        this.#options.log.error(
-          { partition: this.partition, offset: message.offset },
-          'the topic holds a record that Conger has not written: ignored',
-        );
-      } else if (record.position <= this.#position) {
-        dropped.inc({ reason: 'repeated' });
-      } else {
-        this.#position = record.position;
-        this.#queuedBytes += sizeOf(record);
-        this.#queue.push({ record, next: BigInt(message.offset) + 1n });
-      }
+    if (!this.#sameTopic && this.#isAnother(messages)) {
+      this.#lose(0n);
+      return;
     }
-    this.#next = next;
+    this.#sameTopic = true;
+    for (const message of messages) if (BigInt(message.offset) >= this.#next) this.#queueUp(message);
+    if (next > this.#next) this.#next = next;
     this.#work();
   }
 
-  /** Goes on from `offset`, as what lay between is not there. */
-  skipTo(offset: bigint): void {
-    this.push({ partition: this.partition, messages: [], next: offset });
+  /** The broker does not have the offset of the last fetch, but those from `low` up to, not including, `high`. */
+  outOfRange(low: bigint, high: bigint): void {
+    if (this.#stopped.signal.aborted) return;
+    const held = low <= this.#next && this.#next <= high;
+    const atStart = this.#position === START && this.#next === 0n;
+    if (held || atStart) {
+      this.#sameTopic = true;
+      if (!held) this.#next = low;
+      this.#work();
+    } else {
+      this.#lose(low);
+    }
   }
 
   /** Nothing is delivered any more; resolves when the handler is not running any more. */
   async stop(): Promise<void> {
     this.#stopped.abort();
     await this.#running;
+  }
+
+  /** Whether the record before the next one is none that was read. */
+  #isAnother(messages: readonly FetchedMessage[]): boolean {
+    if (this.#position === START) return false;
+    const before = messages.find(({ offset }) => BigInt(offset) === this.#next - 1n);
+    const record = before && fromMessage(this.partition, before);
+    return record !== undefined && record.position > this.#position;
+  }
+
+  #queueUp(message: FetchedMessage): void {
+    const record = fromMessage(this.partition, message);
+    if (record === undefined) {
+      dropped.inc({ reason: 'foreign' });
+      this.#options.log.error(
+        { partition: this.partition, offset: message.offset },
+        'the topic holds a record that Conger has not written: ignored',
+      );
+    } else if (record.position <= this.#position) {
+      dropped.inc({ reason: 'repeated' });
+    } else {
+      this.#gap = false;
+      this.#position = record.position;
+      this.#queuedBytes += sizeOf(record);
+      this.#queue.push({ record, next: BigInt(message.offset) + 1n });
+    }
+  }
+
+  /** What was to come is not there: reads on from `offset`, where positions tell what was read before. */
+  #lose(offset: bigint): void {
+    this.#options.log.error(
+      { partition: this.partition, position: this.#position, next: String(this.#next), from: String(offset) },
+      'the log does not hold what comes next: reading from its oldest record',
+    );
+    this.#next = offset;
+    this.#sameTopic = true;
+    if (this.#gap) return;
+    this.#gap = true;
+    this.#queue.push({ record: undefined, next: offset });
+    this.#work();
   }
 
   #work(): void {
@@ -108,8 +173,13 @@ export class Delivery {
   async #drain(): Promise<void> {
     const { signal } = this.#stopped;
     while (this.#queue.length > 0 && !signal.aborted) {
+      if (this.#queue[0]?.record === undefined) {
+        this.#queue.shift();
+        await this.#offer(undefined, () => this.#options.onGap?.());
+        continue;
+      }
       const batch = this.#take();
-      await this.#deliver(batch);
+      await this.#offer(batch.records[0]?.position, () => this.#options.onBatch(batch));
       if (!signal.aborted) this.#options.onProgress?.(this.partition, BigInt(batch.cursor.offset));
     }
     if (!signal.aborted) this.#options.onProgress?.(this.partition, this.#next);
@@ -117,38 +187,36 @@ export class Delivery {
   }
 
   #take(): LogBatch {
+    const records: LogRecord[] = [];
     let bytes = 0;
-    let count = 0;
-    for (const { record } of this.#queue) {
+    let next = this.#next;
+    for (const queued of this.#queue) {
+      const { record } = queued;
+      if (record === undefined) break;
       const size = sizeOf(record);
-      if (count === maxBatchRecords || (count > 0 && bytes + size > maxBatchBytes)) break;
+      if (records.length === maxBatchRecords || (records.length > 0 && bytes + size > maxBatchBytes)) break;
       bytes += size;
-      count++;
+      records.push(record);
+      next = queued.next;
     }
-    const taken = this.#queue.splice(0, count);
-    const last = taken.at(-1);
+    const last = records.at(-1);
     if (last === undefined) throw new Error('there is nothing to deliver');
+    this.#queue.splice(0, records.length);
     const hadRoom = this.hasRoom;
     this.#queuedBytes -= bytes;
     if (!hadRoom && this.hasRoom) this.#options.onRoom();
-    return {
-      partition: this.partition,
-      records: taken.map(({ record }) => record),
-      cursor: {
-        position: last.record.position,
-        offset: String(this.#queue.length === 0 ? this.#next : last.next),
-      },
-    };
+    const offset = String(this.#queue.length === 0 ? this.#next : next);
+    return { partition: this.partition, records, cursor: { position: last.position, offset } };
   }
 
-  async #deliver(batch: LogBatch): Promise<void> {
+  async #offer(position: Position | undefined, offer: () => void | Promise<void>): Promise<void> {
     const backoff = new Backoff(100, 5_000);
     while (!this.#stopped.signal.aborted) {
       try {
-        return await this.#options.onBatch(batch);
+        return await offer();
       } catch (error) {
         this.#options.log.warn(
-          { err: error, partition: this.partition, position: batch.records[0]?.position },
+          { err: error, partition: this.partition, position },
           `a batch was not taken, and will be offered again: ${messageOf(error)}`,
         );
         await backoff.pause(this.#stopped.signal);

@@ -18,11 +18,6 @@ export async function readEnds(cluster: Cluster, topic: string, partitions: numb
   }));
 }
 
-/** The oldest offset that the partition holds. */
-export async function readLow(cluster: Cluster, topic: string, partition: number): Promise<bigint> {
-  return offsetOf(await readOffsets(cluster, topic, [partition], true), partition);
-}
-
 export function numbers(partitions: number): number[] {
   return Array.from({ length: partitions }, (_, partition) => partition);
 }

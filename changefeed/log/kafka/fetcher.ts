@@ -5,7 +5,7 @@ import { failpoint } from '../../../runtime/failpoints.ts';
 import { Backoff } from '../../backoff.ts';
 import { Client, type KafkaOptions } from './client.ts';
 import type { Delivery } from './delivery.ts';
-import { numbers, readLow } from './ends.ts';
+import { numbers, readEnds } from './ends.ts';
 import { fetchOnce } from './fetch.ts';
 
 /** How long a broker holds a fetch that finds nothing. */
@@ -93,6 +93,7 @@ export class Fetcher {
     const cluster = client.cluster();
     await cluster.connect();
     await cluster.addTargetTopic(topic);
+    for (const delivery of this.#deliveries.values()) delivery.doubt();
     const leaders = Object.entries(cluster.findLeaderForPartitions(topic, numbers(partitions)));
     const loops = leaders.map(async ([nodeId, led]) => {
       try {
@@ -120,7 +121,7 @@ export class Fetcher {
       const open = mine.filter(({ hasRoom }) => hasRoom);
       if (open.length === 0) continue;
       const hasty = open.length < mine.length || Date.now() < this.#settledAt;
-      const wanted = open.map(({ partition, next }) => ({ partition, offset: next }));
+      const wanted = open.map(({ partition, from }) => ({ partition, offset: from }));
       try {
         await failpoint('log.kafka.fetch.before');
         const found = await fetchOnce(cluster, topic, nodeId, wanted, hasty ? shortWaitMs : maxWaitMs);
@@ -147,18 +148,11 @@ export class Fetcher {
     }
   }
 
-  /**
-   * The broker does not have the offset: what the partition holds is read from its beginning. Positions tell what was
-   * read before; what the broker deleted unread is lost to this reader.
-   */
   async #restart(cluster: Cluster, partition: number): Promise<void> {
     const delivery = this.#deliveries.get(partition);
     if (delivery === undefined) return;
-    const low = await readLow(cluster, this.#options.topic, partition);
-    this.#options.log.error(
-      { partition, offset: String(delivery.next), oldest: String(low) },
-      'the log does not hold the offset any more: reading from its oldest record',
-    );
-    delivery.skipTo(low);
+    const ends = (await readEnds(cluster, this.#options.topic, this.#options.partitions))[partition];
+    if (ends !== undefined && this.#deliveries.get(partition) === delivery)
+      delivery.outOfRange(ends.low, ends.high);
   }
 }

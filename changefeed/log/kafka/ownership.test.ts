@@ -21,6 +21,7 @@ function setup() {
       return { position: '', offset: '7' };
     },
     batch: () => call('batch'),
+    gap: () => call('gap'),
     revoked: () => call('revoked'),
   };
   const fetcher = {

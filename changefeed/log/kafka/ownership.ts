@@ -90,6 +90,7 @@ export class Ownership {
       position,
       log: this.#options.log,
       onBatch: (batch) => this.#handler.batch(batch),
+      onGap: () => this.#handler.gap(this.#partition),
       onRoom: () => this.#fetcher.wake(),
     });
     this.#fetcher.add(this.#delivery);

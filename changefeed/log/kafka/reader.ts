@@ -26,7 +26,11 @@ export class KafkaReader implements LogReader {
     this.#pages = new Pages(options);
   }
 
-  async readAll(tail: number, onBatch: (batch: LogBatch) => void | Promise<void>): Promise<Reading> {
+  async readAll(
+    tail: number,
+    onBatch: (batch: LogBatch) => void | Promise<void>,
+    onGap?: (partition: number) => void | Promise<void>,
+  ): Promise<Reading> {
     this.#assertOpen();
     const { log } = this.#options;
     const ends = await retrying('reading the ends of the log', 8, () => this.#ends(), this.#closed.signal);
@@ -49,7 +53,8 @@ export class KafkaReader implements LogReader {
       deliveries = ends.map(({ low, high }, partition) => {
         const offset = high - BigInt(tail) > low ? high - BigInt(tail) : low;
         const onRoom = () => fetcher.wake();
-        return new Delivery({ partition, offset, position: '', log, onBatch, onProgress, onRoom });
+        const own = { partition, offset, position: '', onGap: () => onGap?.(partition) };
+        return new Delivery({ ...own, log, onBatch, onProgress, onRoom });
       });
       for (const delivery of deliveries) {
         fetcher.add(delivery);
@@ -94,6 +99,20 @@ export class KafkaReader implements LogReader {
 
   readFrom(partition: number, cursor: Cursor): Promise<LogBatch | undefined> {
     return this.#pages.read(partition, cursor);
+  }
+
+  async behind(cursors: ReadonlyMap<number, Cursor>): Promise<ReadonlyMap<number, number>> {
+    if (cursors.size === 0) return new Map();
+    this.#assertOpen();
+    const ends = await this.#ends();
+    return new Map(
+      [...cursors].map(([partition, { offset }]) => {
+        const { low, high } = ends[partition] ?? { low: 0n, high: 0n };
+        const next = /^\d+$/.test(offset) ? BigInt(offset) : 0n;
+        const from = next > low && next <= high ? next : low;
+        return [partition, Number(high - from)];
+      }),
+    );
   }
 
   async close(): Promise<void> {

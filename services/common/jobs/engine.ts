@@ -64,6 +64,12 @@ export class JobEngine {
     void this.#resume(partition, owning.signal);
   }
 
+  /** The log has lost changes: jobs that nobody was woken for are found in the store. */
+  missed(partition: number): void {
+    const owning = this.#owned.get(partition);
+    if (owning !== undefined) void this.#resume(partition, owning.signal);
+  }
+
   /** The partition is another's: nothing more is begun for it. */
   revoked(partition: number): void {
     this.#owned.get(partition)?.abort(new Error(`partition ${partition} was given up`));

@@ -45,6 +45,10 @@ export async function startJobs(options: JobsOptions): Promise<Jobs> {
       }
       return [];
     },
+    bootstrap: async ({ partition }) => {
+      engine.missed(partition);
+      return undefined;
+    },
     onAssigned: ({ partition }) => engine.assigned(partition),
     onRevoked: ({ partition }) => engine.revoked(partition),
   });
