@@ -88,9 +88,9 @@ function checkWrites({ writes, log }: History, report: Report): void {
       }
     }
     if (write.outcome === 'ok') {
-      for (const [i, { op, key, id }] of write.ops.entries()) {
-        if (found[i]?.length === 0)
-          report('reliable', `${op} ${id ?? key} was acknowledged, and is not in the log`);
+      for (const [i, one] of write.ops.entries()) {
+        if (found[i]?.length !== 0 || (one.op === 'delete' && wasGone(write, one, writes, deletes))) continue;
+        report('reliable', `${one.op} ${one.id ?? one.key} was acknowledged, and is not in the log`);
       }
     }
     if (write.ops.length > 1 && write.outcome !== 'failed') checkBatch(write, found, report);
@@ -104,6 +104,21 @@ function checkWrites({ writes, log }: History, report: Report): void {
       report('reliable', `${key} was deleted at ${position}, and nobody did it`);
     }
   }
+}
+
+/**
+ * A delete is also acknowledged where its first try may have happened, and its second finds nothing: then the object was
+ * deleted by another, or had never been there.
+ */
+function wasGone(
+  write: Write,
+  { key }: Write['ops'][number],
+  writes: readonly Write[],
+  deletes: ReadonlyMap<string, readonly Logged[]>,
+): boolean {
+  if (deletes.has(key)) return true;
+  const before = writes.filter(({ outcome, ended }) => outcome === 'ok' && ended < write.invoked);
+  return !before.some(({ ops }) => ops.some((one) => one.op === 'put' && one.key === key));
 }
 
 /** Each commit that holds one of a batch's puts holds them all. */
