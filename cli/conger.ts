@@ -17,6 +17,10 @@ const commands: Readonly<Record<string, Entry>> = {
     summary: 'show which parts of a datacenter answer',
     load: async () => (await import('./commands/status.ts')).status,
   },
+  feed: {
+    summary: 'follow the changes of a resource',
+    load: async () => (await import('./commands/feed.ts')).feed,
+  },
   poison: {
     summary: 'list, show, replay and drop changes that a consumer could not apply',
     load: async () => (await import('./commands/poison.ts')).poison,

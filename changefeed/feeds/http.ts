@@ -143,6 +143,8 @@ class Feeds {
       ...headers,
       'content-type': 'application/x-ndjson',
       'cache-control': 'no-store',
+      // Kept for another request it would hold up the end of the server, which ends its feeds.
+      connection: 'close',
     });
     // A snapshot may take its time.
     response.flushHeaders();
