@@ -2,6 +2,7 @@ import { closeSync, openSync, read, unlinkSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { messageOf } from '../../runtime/errors.ts';
 import { spoolBytes } from './metrics.ts';
 
 const readAt = promisify(read);
@@ -147,7 +148,13 @@ export class Spool {
     this.#gatheredBytes = 0;
     this.#room.take(chunk.length);
     this.#written += chunk.length;
-    for (let done = 0; done < chunk.length; ) done += writeSync(this.#fd, chunk, done);
+    try {
+      for (let done = 0; done < chunk.length; ) done += writeSync(this.#fd, chunk, done);
+    } catch (error) {
+      throw new Error(`the spool cannot be written (CONGER_CAPTURE_SPOOL): ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
   }
 
   /** The changes of each piece that is read. Bodies are views into it. */
