@@ -1,7 +1,7 @@
 import pg from 'pg';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
-import { openTestStore, type TestStore } from './testing.ts';
+import { openTestStore, rpcCall, type TestStore } from './testing.ts';
 
 let postgres: TestPostgres;
 let store: TestStore;
@@ -88,6 +88,30 @@ test('reads that wait while their bucket is changed, made anew or deleted see it
   await other.call('putObject', 'fickle', 'x', { n: 2 }, {});
   const anew = await Promise.allSettled(['k', 'x'].map((key) => get('fickle', key)));
   expect(anew).toMatchObject([{ status: 'rejected', reason: notFound }, { value: { value: { n: 2 } } }]);
+});
+
+test('no more is read for a connection than it takes, and the others wait for none of it', async () => {
+  await store.call('createBucket', 'large', {}, {});
+  await store.call('putObject', 'large', 'k', { n: 1 }, {});
+  const handler = store.store.rpcs.getObject;
+  if (handler === undefined) throw new Error('there is no getObject');
+  const { signal } = new AbortController();
+  let sent = 0;
+  let take = () => {};
+  const taken = new Promise<void>((resolve) => {
+    take = resolve;
+  });
+  const send = () => {
+    sent++;
+    return taken;
+  };
+  const calls = Array.from({ length: 300 }, () => handler(rpcCall(['large', 'k', {}], send, signal)));
+  await vi.waitFor(() => expect(sent).toBe(64));
+  for (let i = 0; i < 10; i++) expect((await get('large', 'k')).value).toEqual({ n: 1 });
+  expect(sent).toBe(64);
+  take();
+  await Promise.all(calls);
+  expect(sent).toBe(300);
 });
 
 test('a time limit is that of one read', async () => {
