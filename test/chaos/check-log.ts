@@ -1,3 +1,4 @@
+import { epochOf, FIRST_EPOCH } from '../../changefeed/position.ts';
 import type { Property, Violation } from './checker.ts';
 import { commitOf, type History, type Logged, type Write } from './history.ts';
 
@@ -46,19 +47,24 @@ function checkTransactions(log: History['log'], report: Report): void {
 
 /** The changes of an object: each says what was there before, and the last one left what the store holds. */
 function checkChains({ log, store }: History, report: Report): void {
-  const state = new Map<string, string | null>();
+  const newest = newestEpoch(log);
+  const state = new Map<string, { id: string | null; epoch: number }>();
   for (const entries of log) {
     for (const { key, id, previous, position } of entries) {
-      const before = state.get(key) ?? null;
-      if (before !== previous) {
-        report('reliable', `${key} was ${previous} before ${position}, and the log left it at ${before}`);
+      const before = state.get(key) ?? { id: null, epoch: FIRST_EPOCH };
+      // Between two epochs there is a gap.
+      if (before.id !== previous && before.epoch === epochOf(position)) {
+        report('reliable', `${key} was ${previous} before ${position}, and the log left it at ${before.id}`);
       }
-      state.set(key, id);
+      state.set(key, { id, epoch: epochOf(position) });
     }
   }
   for (const key of new Set([...state.keys(), ...Object.keys(store)])) {
-    const [logged, stored] = [state.get(key) ?? null, store[key] ?? null];
-    if (logged !== stored) report('snapshot', `${key} is ${stored} in the store and ${logged} in the log`);
+    const { id: logged, epoch } = state.get(key) ?? { id: null, epoch: FIRST_EPOCH };
+    const stored = store[key] ?? null;
+    if (logged !== stored && epoch === newest) {
+      report('snapshot', `${key} is ${stored} in the store and ${logged} in the log`);
+    }
   }
 }
 
@@ -70,6 +76,7 @@ function checkWrites({ writes, log }: History, report: Report): void {
     const [by, name] = entry.id === null ? [deletes, entry.key] : [puts, entry.id];
     by.set(name, [...(by.get(name) ?? []), entry]);
   }
+  const inGap = gapsOf(writes, log);
   const mayDelete = new Set<string>();
   const known = new Set<string>();
   for (const write of writes) {
@@ -90,6 +97,7 @@ function checkWrites({ writes, log }: History, report: Report): void {
     if (write.outcome === 'ok') {
       for (const [i, one] of write.ops.entries()) {
         if (found[i]?.length !== 0 || (one.op === 'delete' && wasGone(write, one, writes, deletes))) continue;
+        if (inGap(write)) continue;
         report('reliable', `${one.op} ${one.id ?? one.key} was acknowledged, and is not in the log`);
       }
     }
@@ -104,6 +112,29 @@ function checkWrites({ writes, log }: History, report: Report): void {
       report('reliable', `${key} was deleted at ${position}, and nobody did it`);
     }
   }
+}
+
+/**
+ * Where the log has several epochs: whether a write may be missing between two of them. It may not be followed, in time,
+ * by one of the earlier epoch, nor follow one of the later.
+ */
+function gapsOf(writes: readonly Write[], log: History['log']): (write: Write) => boolean {
+  const epochs = new Map<string, number>();
+  for (const { id, position } of log.flat()) {
+    if (id !== null && !epochs.has(id)) epochs.set(id, epochOf(position));
+  }
+  const present = writes.flatMap((write) => {
+    const epoch = write.ops.map(({ id }) => epochs.get(id ?? '')).find((found) => found !== undefined);
+    return epoch === undefined || write.outcome !== 'ok' ? [] : [{ write, epoch }];
+  });
+  const gaps = [...new Set(epochs.values())]
+    .sort((a, b) => a - b)
+    .slice(1)
+    .map((later) => ({
+      from: Math.max(...present.filter(({ epoch }) => epoch < later).map(({ write }) => write.invoked)),
+      to: Math.min(...present.filter(({ epoch }) => epoch >= later).map(({ write }) => write.ended)),
+    }));
+  return ({ invoked, ended }) => gaps.some(({ from, to }) => ended >= from && invoked <= to);
 }
 
 /**
@@ -160,4 +191,9 @@ function checkRealTime({ writes, log }: History, report: Report): void {
       );
     }
   }
+}
+
+/** The last epoch of a log. */
+export function newestEpoch(log: History['log']): number {
+  return log.flat().reduce((most, { position }) => Math.max(most, epochOf(position)), FIRST_EPOCH);
 }

@@ -1,4 +1,6 @@
+import { FIRST_EPOCH } from '../../changefeed/position.ts';
 import type { Position } from '../../changefeed/types.ts';
+import { newestEpoch } from './check-log.ts';
 import type { Property, Violation } from './checker.ts';
 import { commitOf, type History, type Logged, type Stream, type Told } from './history.ts';
 
@@ -14,8 +16,11 @@ export function checkApplied({ log, applied }: History): Violation[] {
 /** Judges all that one listener was told. */
 export function checkListener(history: History, name: string, streams: readonly Stream[]): Violation[] {
   const { violations, report } = reporter(name);
-  for (const { refused } of streams)
+  const oneEpoch = newestEpoch(history.log) === FIRST_EPOCH;
+  for (const { refused, gone } of streams) {
     if (refused !== undefined) report('resumable', `was refused: ${refused}`);
+    if (gone === true && oneEpoch) report('resumable', 'was told that its position is gone, and nothing was');
+  }
   checkCursors(streams, report);
   switch (streams[0]?.kind) {
     case 'follow':

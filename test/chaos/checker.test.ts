@@ -205,6 +205,12 @@ const planted: readonly (readonly [string, Property, string, History])[] = [
   ],
   ['a listener refused', 'resumable', 'listener', withTold(told, 'follow', { refused: 'PositionGone' })],
   [
+    'a listener told that its position is gone, where nothing was lost',
+    'resumable',
+    'listener',
+    withTold(told, 'follow', { gone: true }),
+  ],
+  [
     'a replay with a gap at its start',
     'resumable',
     'listener',
@@ -276,4 +282,24 @@ const planted: readonly (readonly [string, Property, string, History])[] = [
 test.each(planted)('%s is found', (_name, property, observer, wrong) => {
   const found = check(wrong).map((violation) => `${violation.property} ${violation.observer}`);
   expect(found).toContain(`${property} ${observer}`);
+});
+
+/** As if the slot had been lost behind transaction 5: what comes after it has a new epoch. */
+function newEpoch(entries: readonly Logged[]): Logged[] {
+  return entries.map((entry) =>
+    entry.position.slice(9, 25) > first[4]!.position.slice(9, 25)
+      ? { ...entry, position: entry.position.replace('00000001', '00000002') }
+      : entry,
+  );
+}
+
+test('between two epochs changes may be missing, and nowhere else', () => {
+  const epochs = { ...history, streams: [], log: log.map(newEpoch), applied: log.map(newEpoch) };
+  expect(check(epochs)).toEqual([]);
+  // Transaction 7 is the first of the new epoch: it may as well have been lost.
+  const lost = without(newEpoch(first), 5);
+  expect(check({ ...epochs, log: [lost, newEpoch(second)], applied: [lost, newEpoch(second)] })).toEqual([]);
+  const early = without(newEpoch(first), 1);
+  const found = check({ ...epochs, log: [early, newEpoch(second)], applied: [early, newEpoch(second)] });
+  expect(found.map(({ property }) => property)).toContain('reliable');
 });

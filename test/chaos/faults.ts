@@ -129,7 +129,26 @@ const kafka: Readonly<Record<string, Fault>> = {
   },
 };
 
-const groups = { process: processes, network, postgres, kafka } as const;
+/** The replication slot goes, and with it the changes that nobody has read. */
+const slot: Readonly<Record<string, Fault>> = {
+  drop: async ({ fixtures, config }) => {
+    for (let tries = 0; ; tries++) {
+      try {
+        await fixtures.postgres.query(
+          `SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
+            WHERE slot_name = '${config.captureSlot}' AND active_pid IS NOT NULL`,
+        );
+        await fixtures.postgres.query(`SELECT pg_drop_replication_slot('${config.captureSlot}')`);
+        return;
+      } catch (error) {
+        // The capture was faster, and reads again.
+        if (tries === 50) throw error;
+      }
+    }
+  },
+};
+
+const groups = { process: processes, network, postgres, kafka, slot } as const;
 
 export interface NamedFault {
   /** `network:cut` */

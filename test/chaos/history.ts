@@ -65,6 +65,8 @@ export interface Stream {
   readonly told: readonly Told[];
   /** The positions of each cursor that came, and how many changes had been told before it, or with it. */
   readonly cursors: readonly { readonly told: number; readonly positions: readonly Position[] }[];
+  /** The service has said that the position is gone, so that the listener began anew. */
+  readonly gone?: boolean;
   /** What the service refused, where it did: no listener may be refused. */
   readonly refused?: string;
 }

@@ -100,8 +100,9 @@ export class Listener {
     };
     if (!answer.ok || answer.body === null) {
       const text = await answer.text();
+      if (text.includes('PositionGone')) this.#beginAnew(stream);
       // Anything but "not now" is a broken promise, and must not be retried into silence.
-      if (answer.status < 503) this.streams.push({ ...stream, refused: `${answer.status} ${text}` });
+      else if (answer.status < 503) this.streams.push({ ...stream, refused: `${answer.status} ${text}` });
       return;
     }
     this.streams.push(stream);
@@ -130,6 +131,10 @@ export class Listener {
         stream.snapshot = { ...objects };
         break;
       case 'error':
+        if (line.code === 'PositionGone') {
+          this.#beginAnew(stream);
+          return;
+        }
         if (line.code !== 'ServiceUnavailable' && line.code !== 'SlowReader')
           stream.refused = JSON.stringify(line);
         break;
@@ -140,5 +145,11 @@ export class Listener {
     this.#place = { cursor: line.cursor, positions };
     this.places.push(this.#place);
     this.#begun = true;
+  }
+
+  #beginAnew(stream: Open): void {
+    stream.gone = true;
+    if (!this.streams.includes(stream)) this.streams.push(stream);
+    this.#place = undefined;
   }
 }

@@ -119,7 +119,7 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
     await cluster.heal();
     await writers.mark(partitions);
     listen('late snapshot', 'snapshot');
-    const places = followers.flatMap(({ places }) => places);
+    const places = scenario.gaps === true ? [] : followers.flatMap(({ places }) => places);
     for (let i = 0; i < 4 && places.length > 0; i++) {
       listen(`replay ${i}`, 'replay', { since: choices.pick(places) });
     }
