@@ -69,3 +69,60 @@ test('what cannot be placed in a transaction is a fault', () => {
   expect(() => new Assembler(1, 8, room).push(commit(1n))).toThrow(/outside/);
   expect(() => new Assembler(1, 8, room).push(change('a', 'x'))).toThrow(/outside/);
 });
+
+const start = (xid32: number): PgOutput => ({ kind: 'stream-start', xid32 });
+const stop: PgOutput = { kind: 'stream-stop' };
+const streamCommit = (xid32: number, lsn: bigint): PgOutput => ({
+  ...{ kind: 'stream-commit', xid32, commitLsn: lsn, endLsn: lsn + 8n },
+  time: 5,
+});
+
+test('transactions in progress come out at their commits, whatever came in between', () => {
+  const assembler = new Assembler(1, 8, room);
+  const push = (...messages: PgOutput[]) => messages.map((one) => assembler.push(one)).at(-1);
+  push(start(1), change('a', '1.0'), stop, start(2), change('a', '2.0'), stop);
+  expect(assembler.inStream).toBe(false);
+  expect(assembler.midway).toBe(false);
+  const whole = push(begin(16n, 3), change('a', '3.0'), commit(16n));
+  push(start(1), change('a', '1.1'));
+  expect(assembler.inStream).toBe(true);
+  push(stop);
+  const bodies = (out: ReturnType<typeof push>) => out?.records.map((one) => [one.position, `${one.body}`]);
+  expect(bodies(whole)).toEqual([['00000001-0000000000000010-00000000', '3.0']]);
+  expect(bodies(push(streamCommit(2, 32n)))).toEqual([['00000001-0000000000000020-00000000', '2.0']]);
+  const last = push(streamCommit(1, 48n));
+  expect(bodies(last)).toEqual([
+    ['00000001-0000000000000030-00000000', '1.0'],
+    ['00000001-0000000000000030-00000001', '1.1'],
+  ]);
+  expect(last?.records.map(({ count }) => count)).toEqual([2, 2]);
+});
+
+test('what is rolled back is gone; a savepoint of which changes came cannot be told apart', () => {
+  const assembler = new Assembler(1, 8, room);
+  const abort = (xid32: number, subxid32: number) =>
+    assembler.push({ kind: 'stream-abort', xid32, subxid32 });
+  for (const one of [start(1), change('a', 'x'), stop, start(2), stop]) assembler.push(one);
+  abort(2, 7);
+  abort(9, 9);
+  expect(() => abort(1, 7)).toThrow(/savepoint/);
+  abort(1, 1);
+  expect(assembler.push(streamCommit(1, 48n))?.records).toEqual([]);
+});
+
+test('a transaction that grows goes to disk, and comes from there as it would from memory', async () => {
+  const assembler = new Assembler(1, 8, room);
+  assembler.push(begin(16n));
+  const bodies = Array.from({ length: 30 }, (_, n) => `${n}${'x'.repeat(100_000)}`);
+  for (const body of bodies) assembler.push(change('a', body));
+  expect(room.size).toBe(1);
+  const out = assembler.push(commit(16n));
+  expect(out).toMatchObject({ records: [], bytes: 0 });
+  const records = [];
+  for await (const slice of out?.large?.slices({ records: 7, bytes: 1e9 }) ?? []) records.push(...slice);
+  expect(records.map(({ body }) => body.toString())).toEqual(bodies);
+  expect(records.map(({ index }) => index)).toEqual(bodies.map((_, n) => n));
+  expect(records.every(({ count }) => count === 30)).toBe(true);
+  out?.large?.close();
+  expect(room.size).toBe(0);
+});

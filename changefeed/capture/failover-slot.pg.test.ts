@@ -1,118 +1,16 @@
-import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { test } from 'vitest';
 import { silentLogger } from '../../runtime/log.ts';
-import { type ReplicatedPostgres, startReplicatedPostgres } from '../../test/fixtures/replicated-postgres.ts';
 import { createEmbeddedReader, createEmbeddedWriter } from '../log/embedded/index.ts';
-import { Seen } from '../testing/records.ts';
-import type { LogReader } from '../types.ts';
-import { CHANGE_PREFIX } from './assembler.ts';
-import { Capture } from './capture.ts';
+import { partitions, surviveFailovers } from './failover-slot.testing.ts';
 
 const log = silentLogger();
-const partitions = 4;
-const writers = 4;
-
-let postgres: ReplicatedPostgres;
-let capture: Capture;
-let reader: LogReader;
-
-beforeEach(async () => {
-  postgres = await startReplicatedPostgres({ failoverSlots: true });
-  const list = postgres.url;
-  capture = new Capture({
-    postgres: list,
-    slot: 'conger',
-    partitions,
-    openWriter: async () =>
-      createEmbeddedWriter({ postgres: list, partitions, retainMs: 2 ** 45, retainRecords: 1e6, log }),
-    log,
-  });
-  await capture.start();
-  reader = await createEmbeddedReader({ postgres: list, partitions, log });
-}, 120_000);
-
-afterEach(async () => {
-  await reader?.close();
-  await capture?.stop();
-  await postgres?.stop();
-});
-
-/** Resolves once the standby has the slot and may go on from it. */
-async function untilSynchronised(): Promise<void> {
-  for (;;) {
-    // The slot of the primary has to move on for the standby to take it over.
-    await postgres.primary().query('SELECT pg_log_standby_snapshot()');
-    const slots = await postgres.standby()?.query(
-      `SELECT FROM pg_replication_slots
-        WHERE slot_name = 'conger' AND synced AND NOT temporary AND invalidation_reason IS NULL`,
-    );
-    if (slots?.length === 1) return;
-    await sleep(100);
-  }
-}
-
-/** Writes changes one after the other, each with a row, until `stop`; answers those that were acknowledged. */
-async function write(writer: number, stop: AbortSignal): Promise<string[]> {
-  const acknowledged: string[] = [];
-  let client: pg.Client | undefined;
-  for (let n = 0; !stop.aborted; n++) {
-    const body = JSON.stringify({ writer, n });
-    try {
-      if (client === undefined) {
-        client = new pg.Client(postgres.primary().url);
-        client.on('error', () => {});
-        await client.connect();
-      }
-      await client.query(
-        `WITH row AS (INSERT INTO written VALUES (${writer}, ${n}))
-         SELECT pg_logical_emit_message(true, '${CHANGE_PREFIX}writer-${writer}', '${body}')`,
-      );
-      acknowledged.push(body);
-    } catch {
-      await client?.end().catch(() => {});
-      client = undefined;
-      await sleep(50);
-    }
-  }
-  await client?.end();
-  return acknowledged;
-}
 
 test('the feed goes on from the same position on the standby that was promoted, in the same epoch', {
-  timeout: 120_000,
+  timeout: 180_000,
 }, async () => {
-  await postgres.primary().query('CREATE TABLE written (writer int, n int, PRIMARY KEY (writer, n))');
-  await postgres.primary().query('GRANT ALL ON written TO conger');
-  const seen = new Seen();
-  await reader.readAll(1e6, seen.take);
-  const stop = new AbortController();
-  const writing = Array.from({ length: writers }, (_, writer) => write(writer, stop.signal));
-  for (let failover = 0; failover < 2; failover++) {
-    if (postgres.standby() === undefined) await postgres.addStandby();
-    await untilSynchronised();
-    const before = seen.count;
-    await seen.until(() => seen.count > before + 200);
-    await postgres.killPrimary();
-    const killed = seen.count;
-    await postgres.promoteStandby();
-    await seen.until(() => seen.count > killed + 200);
-  }
-  stop.abort();
-  const acknowledged = (await Promise.all(writing)).flat();
-  const rows = await postgres.primary().query('SELECT writer, n FROM written ORDER BY writer, n');
-  await seen.until(() => seen.count >= rows.length);
-
-  const got = [...seen.byPartition.values()].flat();
-  const bodies = Array.from({ length: writers }, (_, writer) =>
-    got.filter((one) => one.partitionKey === `writer-${writer}`).map((one) => one.body.toString()),
-  ).flat();
-  // Everything once, in order; and the log is exactly what the store has.
-  expect(bodies).toEqual(rows.map((row) => JSON.stringify(row)));
-  expect(acknowledged.filter((body) => !bodies.includes(body))).toEqual([]);
-  for (let partition = 0; partition < partitions; partition++) {
-    const positions = seen.positions(partition);
-    expect(positions).toEqual([...new Set(positions)].sort());
-  }
-  expect(capture.status.epoch).toBe(1);
+  await surviveFailovers({
+    writer: async (postgres) =>
+      createEmbeddedWriter({ postgres, partitions, retainMs: 2 ** 45, retainRecords: 1e6, log }),
+    reader: (postgres) => createEmbeddedReader({ postgres, partitions, log }),
+  });
 });

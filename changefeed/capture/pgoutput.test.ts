@@ -32,6 +32,35 @@ describe('pgoutput', () => {
     expect(() => decodePgOutput(begin.subarray(0, 20))).toThrow(RangeError);
   });
 
+  test('transactions in progress: parts, their commits and what is rolled back', () => {
+    const start = Buffer.from('53000002f401', 'hex');
+    expect(decodePgOutput(start)).toEqual({ kind: 'stream-start', xid32: 0x2f4 });
+    expect(decodePgOutput(Buffer.from('E'))).toEqual({ kind: 'stream-stop' });
+    const abort = Buffer.from('41000002f4000002f5', 'hex');
+    expect(decodePgOutput(abort)).toEqual({ kind: 'stream-abort', xid32: 0x2f4, subxid32: 0x2f5 });
+    const commit = Buffer.alloc(30);
+    commit.write('c');
+    commit.writeUInt32BE(0x2f4, 1);
+    commit.writeBigUInt64BE(7n, 6);
+    commit.writeBigUInt64BE(9n, 14);
+    commit.writeBigInt64BE(1_500n, 22);
+    expect(decodePgOutput(commit)).toEqual({
+      ...{ kind: 'stream-commit', xid32: 0x2f4, commitLsn: 7n, endLsn: 9n },
+      time: PG_EPOCH_MS + 1,
+    });
+    for (const whole of [start, abort, commit]) {
+      const short = whole.subarray(0, whole.length - 2);
+      expect(() => decodePgOutput(short)).toThrow(RangeError);
+    }
+    const inside = message(1, 'conger/k', '{}');
+    const streamed = Buffer.concat([
+      inside.subarray(0, 1),
+      Buffer.from('000002f4', 'hex'),
+      inside.subarray(1),
+    ]);
+    expect(decodePgOutput(streamed, true)).toEqual(decodePgOutput(inside));
+  });
+
   test('messages, with any text in prefix and content', () => {
     for (const [prefix, content] of [
       ['conger/ä/b', '{"x":"\0"}'],
@@ -55,7 +84,7 @@ describe('pgoutput', () => {
   });
 
   test('what else the plugin sends is skipped', () => {
-    for (const kind of ['R', 'I', 'U', 'D', 'T', 'Y', 'O']) {
+    for (const kind of ['R', 'I', 'U', 'D', 'T', 'Y', 'O', 'b', 'p']) {
       expect(decodePgOutput(Buffer.from(`${kind}rest`))).toBeUndefined();
     }
     expect(decodePgOutput(Buffer.alloc(0))).toBeUndefined();
