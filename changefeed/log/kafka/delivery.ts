@@ -104,17 +104,20 @@ export class Delivery {
     this.#work();
   }
 
-  /** The broker does not have the offset of the last fetch, but those from `low` up to, not including, `high`. */
+  /**
+   * The broker did not have the offset of the last fetch; now it has those from `low` up to, not including, `high`,
+   * which may be more than it had then.
+   */
   outOfRange(low: bigint, high: bigint): void {
     if (this.#stopped.signal.aborted) return;
-    const held = low <= this.#next && this.#next <= high;
-    const atStart = this.#position === START && this.#next === 0n;
-    if (held || atStart) {
-      this.#sameTopic = true;
-      if (!held) this.#next = low;
+    if (this.#position === START && this.#next === 0n) {
+      this.#next = low;
       this.#work();
-    } else {
+    } else if (this.#next < low || this.#next > high || this.#sameTopic) {
       this.#lose(low);
+    } else if (this.#next === low) {
+      // The record before is trimmed: nothing is missing, and nothing can be told.
+      this.#sameTopic = true;
     }
   }
 
