@@ -87,13 +87,19 @@ export const options = {
     'CONGER_LOG_RETAIN_HOURS',
     '24',
     count,
-    'hours that the embedded log keeps a record',
+    'hours that the log keeps a record; of a Kafka topic when it is created',
   ),
   logRetainRecords: option(
     'CONGER_LOG_RETAIN_RECORDS',
     '1000000',
     count,
     'records that the embedded log keeps at most',
+  ),
+  logRetainBytes: option(
+    'CONGER_LOG_RETAIN_BYTES',
+    '0',
+    z.coerce.number().int().min(0),
+    'bytes that a Kafka topic keeps at most, over its partitions, set when it is created; 0: no bound',
   ),
   captureSlot: option(
     'CONGER_CAPTURE_SLOT',

@@ -34,6 +34,8 @@ function kafkaOptions(config: Config, log: Logger) {
     topic: config.kafkaTopic,
     partitions: config.partitions,
     replicas: config.kafkaReplicas,
+    retainMs: config.logRetainHours * 3_600_000,
+    ...(config.logRetainBytes === 0 ? {} : { retainBytes: config.logRetainBytes }),
     log,
   };
 }

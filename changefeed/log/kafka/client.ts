@@ -13,6 +13,9 @@ export interface KafkaOptions {
   readonly partitions: number;
   /** Replication factor, should the topic be created. */
   readonly replicas: number;
+  /** How long the topic keeps a record, should it be created, and how many bytes of each replica; absent: no bound. */
+  readonly retainMs?: number;
+  readonly retainBytes?: number;
   readonly log: Logger;
   /** Opens a connection; Node's own by default. */
   readonly dial?: (host: string, port: number) => Socket;

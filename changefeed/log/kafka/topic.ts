@@ -6,9 +6,6 @@ import { retrying } from './retrying.ts';
 /** The largest record: a value and the value before it, of 3 MiB each (kvstore's limit), with what JSON and Kafka add. */
 export const maxRecordBytes = 8 << 20;
 
-/** A consumer that was away for longer has to take a snapshot. */
-const retentionMs = 7 * 24 * 3_600_000;
-
 /**
  * Makes sure that the topic is there.
  * @throws Error where no broker answers, the topic cannot be created, or it has another number of partitions
@@ -45,8 +42,10 @@ async function create(admin: Admin, options: KafkaOptions): Promise<void> {
     'cleanup.policy': 'delete',
     // By the time of arrival: the commit time may be days old when a long backlog is captured, or be off altogether.
     'message.timestamp.type': 'LogAppendTime',
-    'retention.ms': String(retentionMs),
-    'retention.bytes': '-1',
+    'retention.ms': String(options.retainMs ?? -1),
+    'retention.bytes': String(
+      options.retainBytes === undefined ? -1 : Math.ceil(options.retainBytes / options.partitions),
+    ),
     'max.message.bytes': String(maxRecordBytes),
     'min.insync.replicas': options.replicas >= 3 ? '2' : '1',
     'unclean.leader.election.enable': 'false',
