@@ -20,6 +20,7 @@ export interface Put {
 class LentDatabase implements HookDatabase {
   readonly #client: pg.PoolClient;
   readonly #pending = new Set<Promise<unknown>>();
+  readonly #errors = new Set<unknown>();
   #over = false;
 
   constructor(client: pg.PoolClient) {
@@ -35,9 +36,17 @@ class LentDatabase implements HookDatabase {
     this.#pending.add(query);
     try {
       return (await query).rows ?? [];
+    } catch (error) {
+      this.#errors.add(error);
+      throw error;
     } finally {
       this.#pending.delete(query);
     }
+  }
+
+  /** Whether the error is PostgreSQL's, or its connection's, and not of something else that a hook talks to. */
+  gave(error: unknown): boolean {
+    return this.#errors.has(error);
   }
 
   /** Resolves once no query is under way that a hook did not wait for. */
@@ -147,7 +156,7 @@ async function run(client: pg.PoolClient, hooks: readonly NamedHook[], request: 
     await runHooks(hooks, Object.assign(request, { pg: database }));
   } catch (error) {
     const cause = error instanceof HookFailed ? error.cause : undefined;
-    throw isRace(cause) || isConnectionLoss(cause) ? cause : error;
+    throw database.gave(cause) && (isRace(cause) || isConnectionLoss(cause)) ? cause : error;
   } finally {
     await database.takeBack();
   }

@@ -34,6 +34,9 @@ const named: Record<string, Hook> = {
     await request.pg.query("INSERT INTO audit VALUES ('lost', 0)");
     throw Object.assign(new Error('no'), { name: 'PostError', context: { why: 'test' } });
   },
+  async ask() {
+    throw Object.assign(new Error('connect ECONNREFUSED 10.0.0.1:80'), { code: 'ECONNREFUSED' });
+  },
   rename(request) {
     request.key = `${request.key}.renamed`;
   },
@@ -100,6 +103,20 @@ describe('registered hooks', () => {
       name: 'EmailError',
       message: 'email is required',
       context: { bucket: name, hook: 'refuse' },
+    });
+    await expect(store.call('getObject', name, 'k', {})).rejects.toMatchObject({
+      name: 'ObjectNotFoundError',
+    });
+  });
+
+  test.each([
+    ['pre', { pre: ['ask'] }],
+    ['post', { post: ['ask'] }],
+  ])('what else a %s hook cannot connect to is no matter of PostgreSQL’s', async (_, hooks) => {
+    const name = await bucket(hooks);
+    await expect(store.call('putObject', name, 'k', {}, {})).rejects.toMatchObject({
+      code: 'HookFailedError',
+      message: 'connect ECONNREFUSED 10.0.0.1:80',
     });
     await expect(store.call('getObject', name, 'k', {})).rejects.toMatchObject({
       name: 'ObjectNotFoundError',

@@ -74,7 +74,7 @@ export async function readingAtStandby<T>(
 }
 
 /** A position at or behind the commit of every write that was acknowledged before the call. */
-export async function positionNow(database: Database): Promise<string> {
+async function positionNow(database: Database): Promise<string> {
   try {
     return await reading(
       database.readers,

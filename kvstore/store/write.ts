@@ -38,7 +38,7 @@ export const anyObject: Check = { kind: 'any' };
  * The most that a value may take as JSON, in bytes of UTF-8. A change carries the value and the one before it, and the
  * largest record of Kafka's topic is 8 MiB: what is refused here is never a change that stops the capture.
  */
-export const maxValueBytes = 3 * 1024 * 1024;
+const maxValueBytes = 3 * 1024 * 1024;
 const maxPartitionKeyBytes = 64 * 1024;
 
 function head(
