@@ -20,11 +20,14 @@ export interface FeedResource {
 const maxLines = 1_000;
 const maxBytes = 4 * 1024 * 1024;
 
-/** A line as it is sent: JSON and a line feed. The one that was encoded last is kept, as the next reader mostly has its cursor. */
+/** What a line is wrapped in to be sent. */
+export type Frame = (line: string) => Buffer;
+
+/** A change as it is sent. What was made for the last reader is kept, as the next one mostly has the same cursor. */
 export class Line {
   readonly #head: string;
+  readonly #sent = new Map<Frame, Buffer>();
   #cursor: FeedCursor | undefined;
-  #bytes: Buffer | undefined;
 
   constructor(line: Omit<ChangeLine, 'cursor'>) {
     this.#head = JSON.stringify(line).slice(0, -1);
@@ -34,12 +37,14 @@ export class Line {
     return this.#head.length;
   }
 
-  with(cursor: FeedCursor): Buffer {
-    if (this.#bytes === undefined || this.#cursor !== cursor) {
-      this.#bytes = Buffer.from(`${this.#head},"cursor":"${cursor}"}\n`);
-      this.#cursor = cursor;
-    }
-    return this.#bytes;
+  with(cursor: FeedCursor, frame: Frame): Buffer {
+    if (this.#cursor !== cursor) this.#sent.clear();
+    this.#cursor = cursor;
+    const known = this.#sent.get(frame);
+    if (known !== undefined) return known;
+    const made = frame(`${this.#head},"cursor":"${cursor}"}`);
+    this.#sent.set(frame, made);
+    return made;
   }
 }
 

@@ -138,7 +138,6 @@ class Feeds {
   }
 
   async serveHttp(begin: Begin, response: ServerResponse, headers: object): Promise<void> {
-    const feed = begin();
     response.writeHead(200, {
       ...headers,
       'content-type': 'application/x-ndjson',
@@ -148,6 +147,7 @@ class Feeds {
     });
     // A snapshot may take its time.
     response.flushHeaders();
+    const feed = begin();
     response.on('error', () => feed.close());
     response.on('close', () => feed.close());
     await feed.done;
