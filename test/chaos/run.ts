@@ -70,10 +70,9 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
       listeners.push(listener);
       return listener;
     };
-    const followers = [
-      listen('follower', 'follow'),
-      listen('restless follower', 'follow', { restless: true }),
-    ];
+    // Whoever was told of a gap goes on with a snapshot.
+    const kind = scenario.gaps === true ? 'snapshot' : 'follow';
+    const followers = [listen('follower', kind), listen('restless follower', kind, { restless: true })];
     const idle = listen('idle', 'idle');
     await Promise.all([...followers, idle].map((listener) => listener.begun()));
 
