@@ -18,32 +18,69 @@ const TERMINATION_MS = 2_000;
  * What the holder says is an empty query, which has no snapshot and no transaction id. Nobody is told when nothing is
  * said, so the one who waits has to look: it alone does, with one query each time.
  */
-export async function takeLease(options: ConnectOptions, name: string, signal: AbortSignal): Promise<Seat> {
+export async function takeLease(options: ConnectOptions, name: string, signal: AbortSignal): Promise<Lease> {
   const seated = new AbortController();
   const watching = watch(options, name, AbortSignal.any([signal, seated.signal]));
   try {
     const seat = await takeSeat(options, name, signal);
-    keepAlive(seat);
-    return seat;
+    return new Beating(seat);
   } finally {
     seated.abort();
     await watching;
   }
 }
 
-function keepAlive(seat: Seat): void {
-  let answered = true;
-  const beat = setInterval(() => {
-    if (!answered) return;
-    answered = false;
-    seat.client.query('').then(
-      () => {
-        answered = true;
-      },
-      () => undefined,
-    );
-  }, BEAT_MS);
-  void seat.lost.then(() => clearInterval(beat));
+/** A seat whose holder is heard of. */
+export interface Lease extends Seat {
+  /**
+   * To be awaited before what only the holder may do. Resolves at once where PostgreSQL has answered of late; else asks,
+   * so that a process that was stopped learns what became of its seat before it goes on. No fence: the process may be
+   * stopped right behind it.
+   * @throws Error where the seat is lost
+   */
+  held(): Promise<void>;
+}
+
+class Beating implements Lease {
+  readonly name: string;
+  readonly client: Seat['client'];
+  readonly pid: number;
+  readonly lost: Promise<void>;
+  readonly #seat: Seat;
+  /** Of this process's clock that goes on while it is stopped: when the last question was sent that was answered. */
+  #answered = performance.now();
+  #asking: Promise<void> | undefined;
+
+  constructor(seat: Seat) {
+    this.#seat = seat;
+    this.name = seat.name;
+    this.client = seat.client;
+    this.pid = seat.pid;
+    this.lost = seat.lost;
+    const beat = setInterval(() => this.#ask().catch(() => undefined), BEAT_MS);
+    void seat.lost.then(() => clearInterval(beat));
+  }
+
+  async held(): Promise<void> {
+    while (performance.now() - this.#answered > SILENT_MS) await this.#ask();
+  }
+
+  leave(): Promise<void> {
+    return this.#seat.leave();
+  }
+
+  #ask(): Promise<void> {
+    this.#asking ??= this.#beat().finally(() => {
+      this.#asking = undefined;
+    });
+    return this.#asking;
+  }
+
+  async #beat(): Promise<void> {
+    const sent = performance.now();
+    await this.client.query('');
+    this.#answered = sent;
+  }
 }
 
 /** Ends whoever holds the seat in silence, until `signal`. */

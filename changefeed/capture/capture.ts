@@ -3,9 +3,8 @@ import { messageOf } from '../../runtime/errors.ts';
 import { failpoint } from '../../runtime/failpoints.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { Backoff } from '../backoff.ts';
-import { takeLease } from '../lease.ts';
+import { type Lease, takeLease } from '../lease.ts';
 import { connect, disconnect, ended } from '../postgres.ts';
-import type { Seat } from '../seat.ts';
 import type { LogRecord, LogWriter, Position } from '../types.ts';
 import { Assembler } from './assembler.ts';
 import { activeGauge, bytesAppended, changesAppended, epochGauge, lagSeconds } from './metrics.ts';
@@ -123,7 +122,7 @@ export class Capture {
   }
 
   /** Captures for as long as everything holds; throws when something does not. Returns on `signal`. */
-  async #reign(seat: Seat, log: LogWriter, signal: AbortSignal, established: () => void): Promise<void> {
+  async #reign(seat: Lease, log: LogWriter, signal: AbortSignal, established: () => void): Promise<void> {
     const { slot, partitions } = this.#options;
     await failpoint('capture.seat.after');
     const control = await connect(this.#connection('control'));
@@ -150,7 +149,10 @@ export class Capture {
       const visibility = new Visibility(control);
       const flow = new Pipeline({
         tails,
-        append: (records) => log.append(records),
+        append: async (records) => {
+          await seat.held();
+          await log.append(records);
+        },
         visible: (xids, until) => visibility.wait(xids, until),
         confirm: (lsn, urgent) => stream?.confirm(lsn, urgent),
         pause: () => stream?.pause(),
