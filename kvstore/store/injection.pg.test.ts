@@ -209,9 +209,12 @@ describe('values', () => {
   test.each(attacks)('%j is data', async (text) => {
     const nul = text.includes('\0');
     const stored = JSON.parse(JSON.stringify({ s: text.replace('\ud800', '\ufffd') })) as { s: string };
+    const noKey = nul || text.includes('\ud800');
+    const key = noKey ? 'some' : text;
     expect(await outcome('putObject', 'b', text, { s: text, n: 5 }, {})).toBe(
-      nul ? 'InvocationError' : 'done',
+      noKey ? 'InvocationError' : 'done',
     );
+    if (noKey && !nul) await store.call('putObject', 'b', key, { s: text, n: 5 }, {});
     for (const filter of [
       `(s=${escaped(text)})`,
       `(s=${escaped(text)}*)`,
@@ -230,7 +233,7 @@ describe('values', () => {
     ]);
     expect(await outcome('putObject', 'b', 'kept', { s: 'no' }, { etag: text })).toBe('EtagConflictError');
     expect(await outcome('delObject', 'b', 'kept', { etag: text })).toBe('EtagConflictError');
-    await store.call('delObject', 'b', text, {});
+    await store.call('delObject', 'b', key, {});
     expect(await store.call('findObjects', 'b', '(n=5)', {})).toEqual([]);
   });
 
