@@ -139,8 +139,9 @@ export interface BatchResult extends Written {
  * A write is retried on another server when a connection breaks, and is safe to: where an etag was given and the
  * retry meets a conflict with exactly the value that was being written, the first try had succeeded. A write whose
  * outcome stays unknown fails with UnknownOutcomeError, never silently: the object was overwritten since, and whether
- * by a writer that had seen this write only its value can tell. For the same reason two writers that contend for an
- * object with an etag must not write equal values (a bare counter): put into the value who writes.
+ * by a writer that had seen this write only its value can tell, or a later try failed in a way that says nothing of the
+ * first. For the same reason two writers that contend for an object with an etag must not write equal values (a bare
+ * counter): put into the value who writes. Without an etag both tries may be made, the first one late.
  *
  * Errors are CongerErrors with Moray's names (BucketNotFoundError, ObjectNotFoundError, EtagConflictError,
  * UniqueAttributeError, InvalidQueryError, ...). The request id in force (runtime/trace.ts) travels with each call
