@@ -28,6 +28,19 @@ export interface BrokerOptions {
   readonly logFile?: string;
   /** Progress worth a line. */
   readonly say?: (line: string) => void;
+  /** Where it is one of several. */
+  readonly node?: ClusterNode;
+}
+
+/** One broker of a cluster whose controller is the node with id 1. */
+export interface ClusterNode {
+  readonly id: number;
+  /** 16 bytes as base64url, the same for all. */
+  readonly cluster: string;
+  /** The controller's port, on 127.0.0.1. */
+  readonly controller: number;
+  /** Over the settings of broker.properties. */
+  readonly settings: Readonly<Record<string, string>>;
 }
 
 export interface Broker {
@@ -54,8 +67,9 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   await mkdir(dir, { recursive: true });
   await stopPredecessor(dir, say);
   const port = options.port === 0 ? await freePort() : options.port;
-  const config = await writeConfiguration(dir, port);
-  if (!existsSync(join(dir, 'data', 'meta.properties'))) await format(jars, dir, config);
+  const node = options.node ?? (await alone());
+  const config = await writeConfiguration(dir, port, node);
+  if (!existsSync(join(dir, 'data', 'meta.properties'))) await format(jars, dir, config, node.cluster);
 
   const logFile = options.logFile ?? join(dir, 'broker.log');
   const child = launch(jars, config, logFile);
@@ -92,19 +106,33 @@ function pidFile(dir: string): string {
   return join(dir, 'broker.pid');
 }
 
-async function writeConfiguration(dir: string, port: number): Promise<string> {
+async function alone(): Promise<ClusterNode> {
+  return { id: 1, cluster: newCluster(), controller: await freePort(), settings: {} };
+}
+
+/** A new cluster's id. */
+export function newCluster(): string {
+  return randomBytes(16).toString('base64url');
+}
+
+async function writeConfiguration(dir: string, port: number, node: ClusterNode): Promise<string> {
   const template = await readFile(join(deployDirectory, 'broker.properties'), 'utf8');
-  const controller = await freePort();
   const config = join(dir, 'server.properties');
-  await writeFile(
-    config,
-    `${template}
-listeners=PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:${port}
-controller.quorum.voters=1@127.0.0.1:${controller}
-log.dirs=${join(dir, 'data')}
-`,
-  );
+  const controls = node.id === 1;
+  const listeners = [`PLAINTEXT://127.0.0.1:${port}`];
+  if (controls) listeners.push(`CONTROLLER://127.0.0.1:${node.controller}`);
+  // Of a setting that comes twice Kafka takes the last.
+  const settings = {
+    'node.id': String(node.id),
+    'process.roles': controls ? 'broker,controller' : 'broker',
+    listeners: listeners.join(','),
+    'advertised.listeners': `PLAINTEXT://127.0.0.1:${port}`,
+    'controller.quorum.voters': `1@127.0.0.1:${node.controller}`,
+    'log.dirs': join(dir, 'data'),
+    ...node.settings,
+  };
+  const lines = Object.entries(settings).map(([name, value]) => `${name}=${value}`);
+  await writeFile(config, `${template}\n${lines.join('\n')}\n`);
   return config;
 }
 
@@ -112,8 +140,7 @@ function javaArguments(jars: string): string[] {
   return ['-cp', join(jars, '*'), `-Dlog4j2.configurationFile=${join(deployDirectory, 'log4j2.properties')}`];
 }
 
-async function format(jars: string, dir: string, config: string): Promise<void> {
-  const cluster = randomBytes(16).toString('base64url');
+async function format(jars: string, dir: string, config: string, cluster: string): Promise<void> {
   // What a format that was interrupted left behind has no data in it, and another cluster's id.
   await rm(join(dir, 'data'), { recursive: true, force: true });
   const tool = ['kafka.tools.StorageTool', 'format', '--config', config, `--cluster-id=${cluster}`];
@@ -195,7 +222,7 @@ async function isBroker(pid: number, dir: string): Promise<boolean> {
  * A port that nobody listens on now, below those that kernels give to outgoing connections: a client that tries to reach
  * a broker while it is down could else be given the broker's own port, and keep it.
  */
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   for (;;) {
     const port = randomInt(20_000, 32_768);
     if (await isFree(port)) return port;

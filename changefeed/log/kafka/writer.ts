@@ -1,7 +1,7 @@
 import { type Message, Partitioners, type Producer } from 'kafkajs';
 import { messageOf } from '../../../runtime/errors.ts';
 import { failpoint } from '../../../runtime/failpoints.ts';
-import { timer } from '../../../runtime/metrics.ts';
+import { counter, timer } from '../../../runtime/metrics.ts';
 import type { LogRecord, LogWriter, Position } from '../../types.ts';
 import { Client, type KafkaOptions, patience } from './client.ts';
 import { sizeOf, toMessage } from './records.ts';
@@ -20,6 +20,11 @@ const untilCut = { ...patience, retries: Number.MAX_SAFE_INTEGER };
 const replicasMs = 8_000;
 
 const appendSeconds = timer('conger_kafka_append_seconds', 'time until Kafka has acknowledged one request');
+
+const unsent = counter(
+  'conger_kafka_unsent_total',
+  'records that kafkajs left out of a request while leaders changed, and that were sent after it',
+);
 
 interface Waiting {
   readonly record: LogRecord;
@@ -91,7 +96,7 @@ class Opening {
       );
       try {
         await failpoint('log.kafka.send.before');
-        await this.#producer.send({ topic: this.#topic, acks: -1, timeout: replicasMs, messages });
+        await this.#sendAll(messages);
         await failpoint('log.kafka.send.after');
       } catch (error) {
         this.fail(new Error(`Kafka did not take the changes: ${messageOf(error)}`, { cause: error }));
@@ -105,6 +110,25 @@ class Opening {
       for (const { done } of request) done?.();
     }
     this.#sending = false;
+  }
+
+  /**
+   * Sends until every partition has answered. Where a leader dies while other brokers have answered, kafkajs 2.2.4 takes
+   * these for done, and does not send them what they lead since; it resolves all the same, and names the partitions that
+   * it has an answer of. What is sent again has its sequence number, as it was.
+   */
+  async #sendAll(messages: Message[]): Promise<void> {
+    for (let rest = messages; rest.length > 0; ) {
+      const answers = await this.#producer.send({
+        topic: this.#topic,
+        acks: -1,
+        timeout: replicasMs,
+        messages: rest,
+      });
+      const done = new Set(answers.map(({ partition }) => partition));
+      rest = rest.filter(({ partition }) => partition === undefined || !done.has(partition));
+      if (rest.length > 0) unsent.inc(rest.length);
+    }
   }
 
   #fit(): number {

@@ -1,0 +1,162 @@
+import { randomUUID } from 'node:crypto';
+import { Kafka, logLevel, Partitioners } from 'kafkajs';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { silentLogger } from '../../../runtime/log.ts';
+import { kafkaAvailable, startKafkaCluster, type TestKafkaCluster } from '../../../test/fixtures/kafka.ts';
+import { Member } from '../../testing/member.ts';
+import { records, Seen } from '../../testing/records.ts';
+import type { LogRecord } from '../../types.ts';
+import { createKafkaReader, createKafkaWriter, type KafkaOptions } from './index.ts';
+
+const partitions = 6;
+
+describe.skipIf(!(await kafkaAvailable()))('the Kafka log on three brokers', { timeout: 120_000 }, () => {
+  let cluster: TestKafkaCluster;
+  let options: KafkaOptions;
+  const open: { close(): Promise<void> }[] = [];
+
+  beforeAll(async () => {
+    cluster = await startKafkaCluster();
+  }, 300_000);
+  afterAll(() => cluster?.stop(), 60_000);
+  afterEach(async () => {
+    await Promise.all(open.splice(0).map((part) => part.close()));
+  });
+
+  async function setup() {
+    const topic = `changes-${randomUUID()}`;
+    const log = silentLogger();
+    options = {
+      brokers: cluster.brokers,
+      topic,
+      partitions,
+      replicas: 3,
+      retainMs: 3_600_000,
+      retainBytes: 6e9,
+      log,
+    };
+    const writer = await createKafkaWriter(options);
+    const reader = await createKafkaReader(options);
+    open.push(writer, reader);
+    await writer.open();
+    return { writer, reader };
+  }
+
+  async function admin<T>(ask: (admin: ReturnType<Kafka['admin']>) => Promise<T>): Promise<T> {
+    const one = new Kafka({ brokers: cluster.brokers, logLevel: logLevel.NOTHING }).admin();
+    await one.connect();
+    try {
+      return await ask(one);
+    } finally {
+      await one.disconnect();
+    }
+  }
+
+  async function partitionsNow() {
+    const { topics } = await admin((one) => one.fetchTopicMetadata({ topics: [options.topic] }));
+    return topics[0]?.partitions ?? [];
+  }
+
+  function expectAll(seen: Seen, all: readonly LogRecord[]): void {
+    for (let p = 0; p < partitions; p++) {
+      const there = all.filter(({ partition }) => partition === p).map(({ position }) => position);
+      expect(seen.positions(p)).toEqual(there);
+    }
+  }
+
+  test('a topic has its replicas, and two of three must have a record', async () => {
+    await setup();
+    for (const { replicas } of await partitionsNow()) expect(replicas).toHaveLength(3);
+    const { resources } = await admin((one) =>
+      one.describeConfigs({ includeSynonyms: false, resources: [{ type: 2, name: options.topic }] }),
+    );
+    const settings = Object.fromEntries(
+      resources[0]?.configEntries.map(({ configName, configValue }) => [configName, configValue]) ?? [],
+    );
+    expect(settings).toMatchObject({
+      'min.insync.replicas': '2',
+      'retention.ms': '3600000',
+      'retention.bytes': '1000000000',
+      'unclean.leader.election.enable': 'false',
+    });
+  });
+
+  test('a leader that dies with -9 takes nothing with it, and nothing changes places', async () => {
+    const { writer, reader } = await setup();
+    const seen = new Seen();
+    const member = new Member('a', partitions);
+    await reader.readAll(0, seen.take);
+    await reader.join('group', 'a', member);
+    await member.until(() => member.owned.size === partitions);
+    const all = records(1, 6_000, partitions);
+    const append = async (from: number, to: number) => {
+      for (let n = from; n < to; n += 50) await writer.append(all.slice(n, n + 50));
+    };
+    await append(0, 1_000);
+    const victim = (await partitionsNow()).find(({ leader }) => leader !== 1)?.leader ?? 0;
+    const appending = append(1_000, 5_000);
+    await cluster.kill(victim);
+    await appending;
+    await vi.waitFor(
+      async () => expect((await partitionsNow()).map(({ leader }) => leader)).not.toContain(victim),
+      { timeout: 30_000, interval: 200 },
+    );
+    await cluster.start(victim);
+    await append(5_000, 6_000);
+    await seen.until(() => seen.count >= all.length);
+    await member.until(() => member.state.history.length >= all.length);
+    expectAll(seen, all);
+    for (let p = 0; p < partitions; p++) {
+      const there = all.filter(({ partition }) => partition === p).map(({ position }) => position);
+      const history = member.state.history.filter(({ partition }) => partition === p);
+      expect(history.map(({ position }) => position)).toEqual(there);
+    }
+    expect(member.gaps).toEqual([]);
+  });
+
+  test('with one of three left, an append waits until there are two', async () => {
+    const { writer, reader } = await setup();
+    const seen = new Seen();
+    await reader.readAll(0, seen.take);
+    const all = records(1, 60, partitions);
+    await writer.append(all.slice(0, 30));
+    await cluster.kill(2);
+    await cluster.kill(3);
+    await vi.waitFor(
+      async () => expect((await partitionsNow()).map(({ isr }) => isr)).toEqual(Array(partitions).fill([1])),
+      { timeout: 30_000, interval: 200 },
+    );
+    let appended = false;
+    const appending = writer.append(all.slice(30)).then(() => {
+      appended = true;
+    });
+    // What it was appended to last may not have heard yet who leads.
+    const refused = () => expect(probe()).rejects.toMatchObject({ type: 'NOT_ENOUGH_REPLICAS' });
+    await vi.waitFor(refused, { timeout: 20_000, interval: 100 });
+    await refused();
+    expect(appended).toBe(false);
+    expect(seen.count).toBe(30);
+    await cluster.start(2);
+    await appending;
+    await seen.until(() => seen.count === all.length);
+    expectAll(seen, all);
+    await cluster.start(3);
+  });
+
+  /** What a broker answers to an append that is tried once. */
+  async function probe(): Promise<void> {
+    const client = new Kafka({ brokers: cluster.brokers.slice(0, 1), logLevel: logLevel.NOTHING });
+    const producer = client.producer({
+      createPartitioner: Partitioners.DefaultPartitioner,
+      retry: { retries: 0 },
+    });
+    await producer.connect();
+    try {
+      await producer.send({ topic: options.topic, acks: -1, messages: [{ value: 'x', partition: 0 }] });
+    } catch (error) {
+      throw error instanceof Error && error.cause instanceof Error ? error.cause : error;
+    } finally {
+      await producer.disconnect();
+    }
+  }
+});
