@@ -198,6 +198,22 @@ test.each([
   },
 );
 
+test('lost changes overtake every reader, and no cursor from before them is resumed', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  await reader.push([log.make({ key: 'a' })]);
+  const behind = broadcast.cursor();
+  const { reader: feed } = broadcast.read(undefined, nothing);
+  await reader.lose(0);
+  expect(() => feed.next()).toThrow(expect.objectContaining({ code: 'SlowReader' }));
+  log.make({ key: 'lost' });
+  await reader.push([log.make({ key: 'b' }), log.make({ key: 'c' })]);
+  expect(() => broadcast.read(behind, nothing)).toThrow(expect.objectContaining({ code: 'PositionGone' }));
+  const { reader: later } = broadcast.read(undefined, nothing);
+  await reader.push([log.make({ key: 'd' })]);
+  expect(later.next()?.key).toBe('d');
+});
+
 test('a record that cannot be read overtakes its readers, and the rest goes on', async () => {
   const log = new TestLog(2);
   const { broadcast, reader } = await start(log);

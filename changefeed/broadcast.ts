@@ -80,7 +80,11 @@ export class Broadcast {
   async start(): Promise<void> {
     const began = Date.now();
     await failpoint('broadcast.start.before');
-    this.#reading = await this.#reader.readAll(this.#tail, (batch) => this.#take(batch));
+    this.#reading = await this.#reader.readAll(
+      this.#tail,
+      (batch) => this.#take(batch),
+      (partition) => this.#lose(partition),
+    );
     this.#ring.caughtUp(began, (partition) => (this.#read[partition] ?? 0) < this.#tail);
     this.#live = true;
     await failpoint('broadcast.start.after');
@@ -198,6 +202,13 @@ export class Broadcast {
     failpointNow('broadcast.take.before');
     for (const record of batch.records) this.#takeRecord(record);
     failpointNow('broadcast.take.after');
+    for (const wake of this.#wakes) wake();
+  }
+
+  /** The log has lost changes of the partition that were not read: readers are cut off, and begin anew. */
+  #lose(partition: number): void {
+    this.#log.error({ partition }, 'changes were lost: readers of the feed have to begin anew');
+    this.#ring.lose(partition);
     for (const wake of this.#wakes) wake();
   }
 

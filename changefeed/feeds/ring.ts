@@ -110,6 +110,15 @@ export class Ring {
     this.#whole[partition] = false;
   }
 
+  /** Changes of the partition were lost: nobody who stands before what comes next may go on. */
+  lose(partition: number): void {
+    while (this.next > this.#first) this.#evict();
+    this.#first++;
+    this.#last[partition] = START;
+    this.#floor[partition] = START;
+    this.#whole[partition] = false;
+  }
+
   /** Whether `place` is one of this log, and of its epoch: between two epochs is a gap. */
   knows(place: FeedPlace): boolean {
     return place.positions.length === this.partitions && epochOfAll(place.positions) === this.#epoch;

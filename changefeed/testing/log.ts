@@ -108,6 +108,8 @@ export class TestReader implements LogReader {
   readonly #log: TestLog;
   readonly #next: number[];
   #onBatch: OnBatch | undefined;
+  /** Tells who reads everything that records of a partition are gone. */
+  lose: (partition: number) => Promise<void> = async () => undefined;
   #member: { readonly handler: GroupHandler; readonly next: Map<number, number> } | undefined;
 
   constructor(log: TestLog) {
@@ -119,8 +121,13 @@ export class TestReader implements LogReader {
     return this.#log.partitions;
   }
 
-  async readAll(tail: number, onBatch: OnBatch): Promise<Reading> {
+  async readAll(
+    tail: number,
+    onBatch: OnBatch,
+    onGap?: (partition: number) => void | Promise<void>,
+  ): Promise<Reading> {
     this.#onBatch = onBatch;
+    this.lose = async (partition) => onGap?.(partition);
     for (const [partition, records] of this.#log.records.entries()) {
       this.#next[partition] = Math.max(this.#log.dropped(partition), records.length - tail);
     }

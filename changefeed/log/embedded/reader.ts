@@ -16,8 +16,9 @@ import {
   FETCH_LIMIT,
   fetchPage,
   fetchRecords,
+  holdsBehind,
+  lastUpTo,
   readExtents,
-  trimmedUpTo,
 } from './rows.ts';
 import { ensureLog, GROUP_CHANNEL, LOG_CHANNEL } from './schema.ts';
 
@@ -138,8 +139,9 @@ export class EmbeddedReader implements LogReader {
 
   locate(partition: number, position: Position): Promise<Cursor> {
     return this.#inTurn(async () => {
-      await this.#assertHeld(partition, position);
-      return { position, offset: '' };
+      const at = (await lastUpTo(this.#pool, partition, position)) ?? position;
+      await this.#assertHeld(partition, at);
+      return { position: at, offset: '' };
     });
   }
 
@@ -177,7 +179,7 @@ export class EmbeddedReader implements LogReader {
   }
 
   async #assertHeld(partition: number, position: Position): Promise<void> {
-    if (position >= (await trimmedUpTo(this.#pool, partition))) return;
+    if (await holdsBehind(this.#pool, partition, position)) return;
     throw new CongerError('PositionGone', 'the log does not hold the position any more');
   }
 

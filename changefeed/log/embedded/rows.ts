@@ -98,6 +98,21 @@ export async function fetchPage(pool: pg.Pool, partition: number, position: Posi
   return rows.map(recordOf);
 }
 
+/** The last position up to one of any partition that the partition holds, or has trimmed last. */
+export async function lastUpTo(
+  pool: pg.Pool,
+  partition: number,
+  position: Position,
+): Promise<Position | undefined> {
+  const { rows } = await pool.query<{ position: Position | null }>(
+    `SELECT coalesce((SELECT max(position) FROM conger_log WHERE partition = $1 AND position <= $2 COLLATE "C"),
+                     (SELECT position FROM conger_log_trimmed WHERE partition = $1 AND position <= $2 COLLATE "C"))
+              AS position`,
+    [partition, position],
+  );
+  return rows[0]?.position ?? undefined;
+}
+
 /** One partition as a reader of its last records finds it; '' where there is none. */
 export interface Extent {
   readonly partition: number;
@@ -119,13 +134,17 @@ export async function readExtents(pool: pg.Pool, partitions: number, tail: numbe
   return rows.map((row) => ({ partition: row.partition, from: row.from ?? '', end: row.end ?? '' }));
 }
 
-/** The last position that was trimmed away from the partition, '' where none was. */
-export async function trimmedUpTo(pool: pg.Pool, partition: number): Promise<Position> {
-  const { rows } = await pool.query<{ position: string }>(
-    'SELECT position FROM conger_log_trimmed WHERE partition = $1',
-    [partition],
+/**
+ * Whether the partition holds everything behind the position: of a record that is there, or was the last to be trimmed;
+ * '' where none was trimmed.
+ */
+export async function holdsBehind(pool: pg.Pool, partition: number, position: Position): Promise<boolean> {
+  const { rows } = await pool.query<{ held: boolean }>(
+    `SELECT $2 = coalesce((SELECT position FROM conger_log_trimmed WHERE partition = $1), '')
+         OR EXISTS (SELECT 1 FROM conger_log WHERE partition = $1 AND position = $2 COLLATE "C") AS held`,
+    [partition, position],
   );
-  return rows[0]?.position ?? '';
+  return rows[0]?.held === true;
 }
 
 /** How many records each partition holds behind a place, by partition. */
