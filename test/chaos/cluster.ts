@@ -54,7 +54,11 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
     CONGER_CAPTURE_SLOT: name,
     ...(fixtures.kafka === undefined
       ? {}
-      : { CONGER_KAFKA: fixtures.kafka.brokers.join(','), CONGER_KAFKA_TOPIC: name }),
+      : {
+          CONGER_KAFKA: fixtures.kafka.brokers.join(','),
+          CONGER_KAFKA_TOPIC: name,
+          CONGER_KAFKA_REPLICAS: String(fixtures.kafka.replicas),
+        }),
   };
   const links: Link[] = [];
   const processes: Managed[] = [];

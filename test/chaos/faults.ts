@@ -104,8 +104,9 @@ const postgres: Readonly<Record<string, Fault>> = {
 };
 
 const kafka: Readonly<Record<string, Fault>> = {
+  /** Where there are several, the partitions that it leads get another leader. */
   restart: async ({ fixtures }, random) => {
-    await fixtures.kafka?.restart(() => pause(random, 1_000));
+    await fixtures.kafka?.restart(random.below(3), () => pause(random, 3_000));
   },
   /** As a writer does that was paused, and wakes when another one has taken over. */
   duplicate: async ({ config }, random) => {

@@ -16,6 +16,7 @@ Writes, consumes and listens while things break, and checks that every change co
   --seeds N        how many seeds on each log (default 10)
   --first-seed N   the first of them (default 1); a failed run is repeated with --seeds 1 --first-seed SEED
   --log NAME       embedded, kafka or both (default both)
+  --brokers N      1 or 3 brokers of Kafka (default 1)
   --scenario NAME  what goes wrong (default any; all: every scenario with each seed)
   --keep DIR       where a failed run leaves its history, logs and database (default: a new directory)
   --stop           stop after the first failure
@@ -29,6 +30,7 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '10' },
     'first-seed': { type: 'string', default: '1' },
     log: { type: 'string', default: 'both' },
+    brokers: { type: 'string', default: '1' },
     scenario: { type: 'string', default: 'any' },
     keep: { type: 'string' },
     stop: { type: 'boolean', default: false },
@@ -107,7 +109,7 @@ async function one(fixtures: Fixtures, scenario: Scenario, seed: number): Promis
 }
 
 for (const log of logs) {
-  const fixtures = await startFixtures(log);
+  const fixtures = await startFixtures(log, values.brokers === '3' ? 3 : 1);
   try {
     for (const scenario of chosen.filter((one) => one.log === undefined || one.log === log)) {
       for (let seed = first; seed < first + seeds; seed++) {
