@@ -78,7 +78,7 @@ async function readFeed(): Promise<void> {
     const since = cursors[reader];
     const query = `resource=thing&filter=(state%3Drunning)${since ? `&since=${since}` : ''}${snapshot ? '&snapshot=true' : ''}`;
     const again = () => {
-      if (other !== '') setTimeout(() => open(other, reader, true), Math.random() * 500);
+      setTimeout(() => open(other || url, reader, other !== ''), Math.random() * 500);
     };
     const request = get(`${url}/feed?${query}`, { agent }, (answer) => {
       let first = true;
@@ -108,13 +108,17 @@ async function readFeed(): Promise<void> {
     });
     request.on('error', again);
   };
-  process.on('message', (message: { url?: string; count?: number; other?: string }) => {
+  process.on('message', async (message: { url?: string; count?: number; other?: string }) => {
     if (message.other !== undefined) {
       ready = 0;
       other = message.other;
     } else if (message.url !== undefined && message.count !== undefined) {
       expected = message.count;
-      for (let i = 0; i < message.count; i++) open(message.url, i, false);
+      for (let i = 0; i < message.count; i++) {
+        open(message.url, i, false);
+        // No more at once than a listening socket queues.
+        if (i % 50 === 49) await new Promise((resolve) => setTimeout(resolve, 20));
+      }
     }
   });
   process.once('disconnect', () => process.exit());
