@@ -98,21 +98,6 @@ export async function fetchPage(pool: pg.Pool, partition: number, position: Posi
   return rows.map(recordOf);
 }
 
-/** The last position up to one of any partition that the partition holds, or has trimmed last. */
-export async function lastUpTo(
-  pool: pg.Pool,
-  partition: number,
-  position: Position,
-): Promise<Position | undefined> {
-  const { rows } = await pool.query<{ position: Position | null }>(
-    `SELECT coalesce((SELECT max(position) FROM conger_log WHERE partition = $1 AND position <= $2 COLLATE "C"),
-                     (SELECT position FROM conger_log_trimmed WHERE partition = $1 AND position <= $2 COLLATE "C"))
-              AS position`,
-    [partition, position],
-  );
-  return rows[0]?.position ?? undefined;
-}
-
 /** One partition as a reader of its last records finds it; '' where there is none. */
 export interface Extent {
   readonly partition: number;
@@ -135,13 +120,15 @@ export async function readExtents(pool: pg.Pool, partitions: number, tail: numbe
 }
 
 /**
- * Whether the partition holds everything behind the position: of a record that is there, or was the last to be trimmed;
- * '' where none was trimmed.
+ * Whether the partition holds everything behind a position, of whichever partition that is: nothing behind it was
+ * trimmed, and it has, or had, a record up to it; a log that was emptied has not.
  */
 export async function holdsBehind(pool: pg.Pool, partition: number, position: Position): Promise<boolean> {
   const { rows } = await pool.query<{ held: boolean }>(
-    `SELECT $2 = coalesce((SELECT position FROM conger_log_trimmed WHERE partition = $1), '')
-         OR EXISTS (SELECT 1 FROM conger_log WHERE partition = $1 AND position = $2 COLLATE "C") AS held`,
+    `SELECT $2 COLLATE "C" >= t.position
+            AND ($2 = '' OR t.position <> '' OR EXISTS (
+              SELECT 1 FROM conger_log WHERE partition = $1 AND position <= $2 COLLATE "C")) AS held
+       FROM (SELECT coalesce((SELECT position FROM conger_log_trimmed WHERE partition = $1), '') AS position) AS t`,
     [partition, position],
   );
   return rows[0]?.held === true;
