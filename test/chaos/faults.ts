@@ -59,6 +59,13 @@ const network: Readonly<Record<string, Fault>> = {
     await pause(random, 1_500);
     proxy.heal();
   },
+  /** A service is away from the log for long enough to lose what it owns, and can still write. */
+  'lose-log': async (cluster, random) => {
+    const { proxy } = random.pick(cluster.links.filter(({ name }) => /^service\d-postgres$/.test(name)));
+    proxy.refuse();
+    await sleep(1_500 + random.below(1_500));
+    proxy.heal();
+  },
   hold: async (cluster, random) => {
     const { proxy } = random.pick(cluster.links);
     proxy.hold();

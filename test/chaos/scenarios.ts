@@ -98,13 +98,14 @@ export const scenarios: readonly Scenario[] = [
   },
   {
     name: 'double-effect',
-    what: 'consumers die and are cut off around the commit of their effects',
-    faults: /^network:(cut|lose-answers)$/,
-    count: 2,
+    what: 'consumers die, stop and lose what they own around the commit of their effects',
+    faults: /^(network:lose-log|process:pause-long)$/,
+    count: 3,
     plans: {
       service: [
-        'checkpoint.commit.after=kill@3',
-        'consumer.handle.after=error@2,checkpoint.commit.before=stop@6',
+        'checkpoint.commit.before=delay:500%0.4,checkpoint.commit.after=kill@9',
+        'checkpoint.commit.before=delay:500%0.4,consumer.handle.after=error@5',
+        'checkpoint.commit.before=delay:500%0.4',
       ],
     },
   },
