@@ -253,6 +253,23 @@ describe('the capture', { timeout: 30_000 }, () => {
     );
   });
 
+  test('a quiet shard holds no WAL, however much others write', { timeout: 90_000 }, async () => {
+    await startCapture();
+    const client = await connected();
+    await client.query('CREATE TABLE other (n int)');
+    const { rows } = await client.query('SELECT pg_current_wal_lsn()::text AS lsn');
+    // PostgreSQL moves restart_lsn when it next notes the running transactions, each 15 s.
+    for (;;) {
+      await client.query('INSERT INTO other SELECT generate_series(1, 1000)');
+      const [slotNow] = await query<{ moved: boolean }>(
+        url,
+        `SELECT restart_lsn > '${rows[0].lsn}' AS moved FROM pg_replication_slots WHERE slot_name = '${slot}'`,
+      );
+      if (slotNow?.moved === true) break;
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+  });
+
   test('nothing is confirmed that the log does not hold', async () => {
     let release: () => void = () => undefined;
     const held = new Promise<void>((resolve) => {
