@@ -110,8 +110,9 @@ export interface LogReader {
   /** How many records lie behind the cursor of each partition; repetitions, too, where the log may hold some. */
   behind(cursors: ReadonlyMap<number, Cursor>): Promise<ReadonlyMap<number, number>>;
   /**
-   * The cursor behind a position.
-   * @throws CongerError PositionGone where records behind the position may have been dropped
+   * The cursor behind a position, which may be one of another partition.
+   * @throws CongerError PositionGone where records behind the position may have been dropped; so also where the partition
+   * holds none up to it
    */
   locate(partition: number, position: Position): Promise<Cursor>;
   /**

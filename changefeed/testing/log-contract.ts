@@ -158,6 +158,10 @@ export function logContract(name: string, setup: () => Promise<LogUnderTest>, ti
           expect(await readOn(from, partition, position)).toEqual(there.slice(at));
         }
       }
+      // A position of another partition is a place in this one as well.
+      const other = expected(all, 2)[10] ?? '';
+      const behind = expected(all, 3).filter((position) => position > other);
+      expect(await readOn(from, 3, other)).toEqual(behind);
       const page = await from.readFrom(3, await from.locate(3, ''));
       const first = all.filter((each) => each.partition === 3).slice(0, page?.records.length);
       expect(page?.records.map(asText)).toEqual(first.map(asText));

@@ -17,7 +17,6 @@ import {
   fetchPage,
   fetchRecords,
   holdsBehind,
-  lastUpTo,
   readExtents,
 } from './rows.ts';
 import { ensureLog, GROUP_CHANNEL, LOG_CHANNEL } from './schema.ts';
@@ -139,9 +138,8 @@ export class EmbeddedReader implements LogReader {
 
   locate(partition: number, position: Position): Promise<Cursor> {
     return this.#inTurn(async () => {
-      const at = (await lastUpTo(this.#pool, partition, position)) ?? position;
-      await this.#assertHeld(partition, at);
-      return { position: at, offset: '' };
+      await this.#assertHeld(partition, position);
+      return { position, offset: '' };
     });
   }
 
