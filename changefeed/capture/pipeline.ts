@@ -2,7 +2,10 @@ import { failpoint } from '../../runtime/failpoints.ts';
 import type { LogRecord, LogWriter, Position } from '../types.ts';
 import type { CapturedRecord, CapturedTransaction, LargeTransaction } from './assembler.ts';
 
-/** Records and bytes of one append. */
+/**
+ * Records and bytes of one append. It is also what a capture that was stopped may repeat in Kafka, and readers count on
+ * its being no more (log/kafka/pages.ts).
+ */
 const BATCH_RECORDS = 2_000;
 const BATCH_BYTES = 2 * 1024 * 1024;
 /** Bytes of bodies that may wait before the stream is paused, and below which it goes on. */
