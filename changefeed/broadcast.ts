@@ -154,7 +154,7 @@ export class Broadcast {
   /**
    * Finds a place that a client names, in the ring or else in the log. Whoever goes on from it catches up first, and
    * then continues with `join`.
-   * @throws CongerError PositionGone, BadRequest (neither a cursor nor a position); Error where the log does not answer
+   * @throws CongerError PositionGone, BadRequest (neither a cursor nor a position), ServiceUnavailable (the log)
    */
   async resume(since: string): Promise<CatchUp> {
     const catchUp = new CatchUp(this.#ring, this.#reader, parseSince(since, this.partitions));

@@ -1,3 +1,4 @@
+import { CongerError, isCongerError } from '../../runtime/errors.ts';
 import { parseChange } from '../change.ts';
 import { epochOf, START } from '../position.ts';
 import { isVisible, parseSnapshot, type Snapshot } from '../snapshot.ts';
@@ -34,7 +35,7 @@ export class CatchUp {
     this.#snapshot = place.snapshot === '' ? undefined : parseSnapshot(place.snapshot);
   }
 
-  /** Finds the place in the log, as far as the ring does not hold it. @throws CongerError PositionGone */
+  /** Finds the place in the log, as far as the ring does not hold it. @throws CongerError as `page` */
   async locate(): Promise<void> {
     for (const partition of this.#behind()) await this.#cursor(partition);
   }
@@ -58,13 +59,15 @@ export class CatchUp {
 
   /**
    * The next changes, of the partition that is furthest behind. Each is passed with `pass` before the next page.
-   * @throws CongerError PositionGone where the log has dropped some, or they cannot be read, or at a new epoch
+   * @throws CongerError PositionGone where the log has dropped some, or they cannot be read, or at a new epoch;
+   * ServiceUnavailable where the log does not answer
    */
   async page(): Promise<readonly Change[]> {
     if (this.#ring.epoch !== this.#epoch) throw missed();
     const [partition] = this.#behind().sort((a, b) => (this.#position(a) < this.#position(b) ? -1 : 1));
     if (partition === undefined) return [];
-    const batch = await this.#reader.readFrom(partition, await this.#cursor(partition));
+    const cursor = await this.#cursor(partition);
+    const batch = await answered(this.#reader.readFrom(partition, cursor));
     if (batch === undefined) {
       if (this.#behind().includes(partition)) throw gone('the log has lost changes');
       return [];
@@ -90,7 +93,7 @@ export class CatchUp {
   async #cursor(partition: number): Promise<Cursor> {
     const known = this.#cursors.get(partition);
     if (known !== undefined) return known;
-    const cursor = await this.#reader.locate(partition, this.#position(partition));
+    const cursor = await answered(this.#reader.locate(partition, this.#position(partition)));
     this.#cursors.set(partition, cursor);
     this.#held.add(partition);
     return cursor;
@@ -102,6 +105,18 @@ export class CatchUp {
 
   #position(partition: number): Position {
     return this.#positions[partition] ?? START;
+  }
+}
+
+/** A log that does not answer is not the reader's fault, and may answer soon. */
+async function answered<T>(read: Promise<T>): Promise<T> {
+  try {
+    return await read;
+  } catch (cause) {
+    if (isCongerError(cause)) throw cause;
+    throw new CongerError('ServiceUnavailable', 'the log cannot be read; resume from the last cursor', {
+      cause,
+    });
   }
 }
 
