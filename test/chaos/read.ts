@@ -44,10 +44,13 @@ export async function readStore({ kv }: Cluster): Promise<Record<string, string>
 
 /** What the consumers' ledger holds, by partition, in the order of its entries. */
 export async function readApplied({ kv }: Cluster): Promise<Told[][]> {
-  const { objects } = await kv.find<{ told: Told[] }>(ledgerBucket, '(kind=entry)', { noLimit: true });
+  const { objects } = await kv.find<{ partition: number; told: Told[] }>(ledgerBucket, '(kind=entry)', {
+    noLimit: true,
+  });
   const applied: Told[][] = Array.from({ length: partitions }, () => []);
-  for (const { key, value } of objects.toSorted((a, b) => (a.key < b.key ? -1 : 1))) {
-    applied[Number(key.split('/')[0])]?.push(...value.told);
+  // Effects of a partition are committed one after the other, so their numbers say in which order.
+  for (const { value } of objects.toSorted((a, b) => a._id - b._id)) {
+    applied[value.partition]?.push(...value.told);
   }
   return applied;
 }
