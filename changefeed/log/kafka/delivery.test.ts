@@ -24,11 +24,12 @@ function fetched(from: number, ...numbers: number[]) {
   return { partition: 0, messages, next: BigInt(from + numbers.length) };
 }
 
-function setup(onBatch: (batch: LogBatch) => void | Promise<void>, position = '') {
+function setup(onBatch: (batch: LogBatch) => void | Promise<void>, position = '', tellFrom = 0n) {
   const progress: bigint[] = [];
   const delivery = new Delivery({
     partition: 0,
     offset: 0n,
+    tellFrom,
     position,
     log: silentLogger(),
     onBatch,
@@ -65,6 +66,15 @@ test('positions only increase, from the given one on; the cursor is behind what 
     { position: record(4, 0).position, offset: '6' },
     { position: record(5, 0).position, offset: '9' },
   ]);
+});
+
+test('what is read before it is to be told tells where repetitions end', async () => {
+  const batches: LogBatch[] = [];
+  const { delivery } = setup((batch) => void batches.push(batch), '', 7n);
+  // At 5 a writer that had been taken over repeats 3 to 5, and its successor goes on with 6.
+  delivery.push(fetched(0, 1, 2, 3, 4, 5, 3, 4, 5, 6));
+  await settle();
+  expect(batches.flatMap(({ records }) => records)).toEqual([record(6, 0)]);
 });
 
 test('what comes while a batch is handled comes in the next one, and the cursor is behind its own records', async () => {

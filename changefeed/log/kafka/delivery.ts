@@ -24,6 +24,8 @@ export interface DeliveryOptions {
   readonly partition: number;
   /** Where the first fetch starts. */
   readonly offset: bigint;
+  /** Records before this offset are not handed over; their positions count. */
+  readonly tellFrom?: bigint;
   /** Records up to this position are dropped. */
   readonly position: Position;
   readonly log: Logger;
@@ -148,8 +150,10 @@ export class Delivery {
     } else {
       this.#gap = false;
       this.#position = record.position;
+      const offset = BigInt(message.offset);
+      if (offset < (this.#options.tellFrom ?? 0n)) return;
       this.#queuedBytes += sizeOf(record);
-      this.#queue.push({ record, next: BigInt(message.offset) + 1n });
+      this.#queue.push({ record, next: offset + 1n });
     }
   }
 

@@ -6,14 +6,12 @@ import type { Cursor, LogBatch, LogRecord, Position } from '../../types.ts';
 import { Client, type KafkaOptions } from './client.ts';
 import { readEnds } from './ends.ts';
 import { type Fetched, fetchOnce } from './fetch.ts';
-import { fromMessage } from './records.ts';
+import { fromMessage, repeatable } from './records.ts';
 
 /** How long connections are kept for the next page. */
 const idleMs = 10_000;
 /** Pages are read at offsets that are there: a broker that has to wait has nothing. */
 const maxWaitMs = 1;
-/** No writer that was taken over appends more records than this once it wakes: one request. */
-const repeatable = 2_000n;
 
 interface Connected {
   readonly client: Client;

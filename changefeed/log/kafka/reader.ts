@@ -7,6 +7,7 @@ import { Fetcher } from './fetcher.ts';
 import { Membership } from './membership.ts';
 import { Ownership } from './ownership.ts';
 import { Pages } from './pages.ts';
+import { repeatable } from './records.ts';
 import { retrying } from './retrying.ts';
 
 /**
@@ -51,9 +52,11 @@ export class KafkaReader implements LogReader {
         if (behind.size === 0) resolve();
       };
       deliveries = ends.map(({ low, high }, partition) => {
-        const offset = high - BigInt(tail) > low ? high - BigInt(tail) : low;
+        // Begun amid what a writer has repeated, it would pass over what that writer's successor had appended before.
+        const tellFrom = max(low, high - BigInt(tail));
+        const offset = max(low, tellFrom - repeatable);
         const onRoom = () => fetcher.wake();
-        const own = { partition, offset, position: '', onGap: () => onGap?.(partition) };
+        const own = { partition, offset, tellFrom, position: '', onGap: () => onGap?.(partition) };
         return new Delivery({ ...own, log, onBatch, onProgress, onRoom });
       });
       for (const delivery of deliveries) {
@@ -148,4 +151,8 @@ export class KafkaReader implements LogReader {
       client.cut();
     }
   }
+}
+
+function max(a: bigint, b: bigint): bigint {
+  return a > b ? a : b;
 }

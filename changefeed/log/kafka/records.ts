@@ -3,6 +3,9 @@ import type { FetchedMessage } from 'kafkajs/src/cluster/index.js';
 import { isPosition } from '../../position.ts';
 import type { LogRecord } from '../../types.ts';
 
+/** No writer that was taken over appends more records than this once it wakes: one request. */
+export const repeatable = 2_000n;
+
 /**
  * A change in Kafka: the key is its partition key, the value its body, and the rest is in headers. The commit time is a
  * header too, as the broker overwrites a record's timestamp with the time of arrival (topic.ts).
