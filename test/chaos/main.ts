@@ -66,6 +66,8 @@ function counts({ writes, changes, streams, faults, lives }: Report): string {
   return `${changes} changes (writes: ${outcomes.join(', ')}), ${streams} connections, ${lives} lives; ${faults.join(' ')}`;
 }
 
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+
 const keep = values.keep ?? (await mkdtemp(join(tmpdir(), 'conger-chaos-')));
 const failed: string[] = [];
 const passed = new Map<Log, Set<string>>(logs.map((log) => [log, new Set()]));

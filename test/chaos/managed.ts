@@ -127,7 +127,11 @@ export class Managed {
     child.once('message', () => {
       this.#serving = true;
     });
+    // One that is stopped does not notice that its parent has gone.
+    const end = () => child.kill('SIGKILL');
+    process.once('exit', end);
     child.once('exit', () => {
+      process.off('exit', end);
       this.#serving = false;
       if (!this.#stopping) setTimeout(() => !this.#stopping && this.#launch(), 50);
     });
