@@ -1,6 +1,7 @@
 import type pg from 'pg';
 import { type Bucket, idOf } from './bucket.ts';
-import { reindexTable, tableOf } from './identifiers.ts';
+import { registryTable, reindexTable, tableOf } from './identifiers.ts';
+import { StaleBucket } from './retry.ts';
 
 /**
  * How far a bucket is reindexed, by `_id`, which an object keeps for life. All objects up to `low` are done, and so are
@@ -21,7 +22,10 @@ export const undone = '(_rver IS NULL OR _rver < $1)';
 
 const exactUpTo = 1_000;
 
-/** How far the bucket is; the first call after a change starts from nothing. */
+/**
+ * How far the bucket is; the first call after a change starts from nothing.
+ * @throws StaleBucket
+ */
 export async function openProgress(client: pg.PoolClient, bucket: Bucket): Promise<Progress> {
   const id = idOf(bucket);
   const columns = 'first::text, low::text, bound::text, objects::text';
@@ -36,15 +40,18 @@ export async function openProgress(client: pg.PoolClient, bucket: Bucket): Promi
         `INSERT INTO ${reindexTable} AS r (name, version, first, low, bound, objects)
          SELECT $1, $2, e.first, e.first, e.bound, greatest(c.reltuples, 0)
          FROM (SELECT coalesce(min(${id}), 1) - 1 AS first, coalesce(max(${id}), 0) AS bound FROM ${bucket.table}) e,
-           pg_class c WHERE c.oid = $3::regclass
+           pg_class c, ${registryTable} g WHERE c.oid = $3::regclass AND g.name = $1 AND g.generation = $4
+         FOR SHARE OF g
          ON CONFLICT (name) DO UPDATE SET version = excluded.version, first = excluded.first,
            low = CASE WHEN r.version = excluded.version THEN r.low ELSE excluded.low END,
            bound = excluded.bound, objects = excluded.objects
          RETURNING ${columns}`,
-        [bucket.name, bucket.version, tableOf(bucket.name)],
+        [bucket.name, bucket.version, tableOf(bucket.name), bucket.generation],
       )
     ).rows[0];
-  const { first = 0, low = 0, bound = 0, objects = 0 } = made ?? {};
+  // Somebody else has finished meanwhile, and nothing is to be left of it.
+  if (made === undefined) throw new StaleBucket(bucket);
+  const { first = 0, low = 0, bound = 0, objects = 0 } = made;
   return { first: BigInt(first), low: BigInt(low), bound: BigInt(bound), objects: Number(objects) };
 }
 
