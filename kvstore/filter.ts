@@ -1,4 +1,4 @@
-import { type Bucket, bucketOf } from './store/bucket.ts';
+import { configuredBucket } from './store/bucket.ts';
 import { invalidQuery, notIndexed } from './store/errors.ts';
 import { formatFilter, type Leaf, leavesOf } from './store/filter/ast.ts';
 import { compileFilter, isInternal, Parameters, typeOf } from './store/filter/compile.ts';
@@ -20,7 +20,7 @@ export interface ObjectFilter {
  * @throws CongerError InvalidQueryError, NotIndexedError
  */
 export function objectFilter(name: string, index: BucketConfig['index'], text: string): ObjectFilter {
-  const bucket = configured(name, index);
+  const bucket = configuredBucket(name, index);
   const filter = parsed(text);
   const leaves = leavesOf(filter);
   const unindexedFields = [...new Set(leaves.map(({ attribute }) => attribute))].filter(
@@ -70,21 +70,4 @@ function parsed(text: string) {
 function onlyPostgres(leaf: Leaf, types: FieldTypes): boolean {
   if (leaf.type === 'ext') return !leaf.rule.startsWith('caseIgnore');
   return leaf.type !== 'present' && types(leaf.attribute)?.scalar.endsWith('range') === true;
-}
-
-/** The bucket as the store has it once all of its indexes are filled in. */
-function configured(name: string, index: BucketConfig['index']): Bucket {
-  return bucketOf({
-    name,
-    index: JSON.stringify(index),
-    pre: '[]',
-    post: '[]',
-    options: '{"version":0}',
-    mtime: new Date(0),
-    reindex_active: null,
-    generation: '1',
-    change: null,
-    ended: null,
-    extended: false,
-  });
 }

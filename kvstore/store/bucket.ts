@@ -191,6 +191,23 @@ export function bucketOf(row: RegistryRow): Bucket {
   };
 }
 
+/** The bucket as the store has it once all of its indexes are filled in. */
+export function configuredBucket(name: string, index: ValidConfig['index']): Bucket {
+  return bucketOf({
+    name,
+    index: JSON.stringify(index),
+    pre: '[]',
+    post: '[]',
+    options: '{"version":0}',
+    mtime: new Date(0),
+    reindex_active: null,
+    generation: '1',
+    change: null,
+    ended: null,
+    extended: false,
+  });
+}
+
 /** SQL of an object's id. */
 export function idOf(bucket: Bucket): string {
   return bucket.extendedId ? 'coalesce(_id, _idx)' : '_id';

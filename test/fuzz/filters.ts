@@ -1,6 +1,7 @@
-import { type Bucket, bucketOf } from '../../kvstore/store/bucket.ts';
+import { type Bucket, configuredBucket } from '../../kvstore/store/bucket.ts';
 import type { Filter, Leaf, Pattern } from '../../kvstore/store/filter/ast.ts';
 import { indexTypeInfo, indexTypeNames, type ScalarType } from '../../kvstore/store/index-types.ts';
+import type { IndexType } from '../../kvstore/types.ts';
 import type { Random } from '../random.ts';
 
 /** A field of every type, by names that show it: `number`, `number_array`. */
@@ -9,22 +10,10 @@ export const fields: ReadonlyMap<string, string> = new Map(
 );
 
 export const bucketConfig = {
-  index: Object.fromEntries([...fields].map(([name, type]) => [name, { type }])),
+  index: Object.fromEntries([...fields].map(([name, type]) => [name, { type: type as IndexType }])),
 };
 
-export const bucket: Bucket = bucketOf({
-  name: 'fuzz',
-  index: JSON.stringify(bucketConfig.index),
-  pre: '[]',
-  post: '[]',
-  options: '{"version":0}',
-  mtime: new Date(0),
-  reindex_active: null,
-  generation: '1',
-  change: null,
-  ended: null,
-  extended: false,
-});
+export const bucket: Bucket = configuredBucket('fuzz', bucketConfig.index);
 
 /** Values of each type, those that are equal in two forms and those at the ends among them. */
 const values: Readonly<Record<ScalarType, readonly string[]>> = {
