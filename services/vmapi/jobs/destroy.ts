@@ -9,13 +9,15 @@ import {
 } from '../models/desired.ts';
 import { putVmOp } from '../models/vm.ts';
 import { deleteNic, nicsOf } from './nic-calls.ts';
-import { modified, needVm, type VmJobParts, vmBuckets, vmUuidOf } from './parts.ts';
+import { modified, needVm, type VmJobParts, vmUuidOf } from './parts.ts';
+import { waitForNode } from './wait-for-node.ts';
 
 /**
  * There is no way back from a VM's end: these steps have no undo, and a destroy that failed is asked for again. That the
  * VM is to be destroyed stays desired until its node has said that it is, however long the node is away.
  */
-export function destroyJob({ kv, napi, nodeTimeoutMs }: VmJobParts): JobDefinition {
+export function destroyJob(parts: VmJobParts): JobDefinition {
+  const { kv, napi } = parts;
   const remove: Step = {
     name: 'vmapi.remove',
     async do({ job }) {
@@ -37,19 +39,8 @@ export function destroyJob({ kv, napi, nodeTimeoutMs }: VmJobParts): JobDefiniti
     },
   };
 
-  const wait: Step = {
-    name: 'vmapi.wait_for_node',
-    timeoutMs: nodeTimeoutMs,
-    async do({ job, waitFor }) {
-      if (job.data.is_on_node !== true) return undefined;
-      const uuid = vmUuidOf(job);
-      await waitFor(vmBuckets.vms, uuid, async () => {
-        const { value: vm } = await needVm(kv, uuid);
-        return vm.zone_state === 'destroyed' ? true : undefined;
-      });
-      return undefined;
-    },
-  };
+  // A VM that never was on a node has nobody to wait for.
+  const wait = waitForNode(parts, (vm, job) => job.data.is_on_node !== true || vm.zone_state === 'destroyed');
 
   const free: Step = {
     name: 'napi.delete_nics',

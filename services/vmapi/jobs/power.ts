@@ -1,6 +1,7 @@
 import type { JobDefinition, Step } from '../../common/jobs/steps.ts';
 import { changeDesiredOp, readDesired } from '../models/desired.ts';
-import { needDesired, needVm, type VmJobParts, vmBuckets, vmUuidOf } from './parts.ts';
+import { needDesired, needVm, type VmJobParts, vmUuidOf } from './parts.ts';
+import { waitForNode } from './wait-for-node.ts';
 
 type Power = 'running' | 'stopped';
 
@@ -25,12 +26,12 @@ export function powerJob(parts: VmJobParts, task: 'start' | 'stop' | 'kill', wan
       return { ops: [changeDesiredOp(desired, { state: before })] };
     },
   };
-  return { name: `${task}-1.0.0`, steps: [ask, waitForState(parts, wanted)] };
+  return { name: `${task}-1.0.0`, steps: [ask, waitForNode(parts, (vm) => vm.state === wanted)] };
 }
 
 /** reboot: an agent that sees the count go up starts the VM anew and reports it. */
 export function rebootJob(parts: VmJobParts): JobDefinition {
-  const { kv, nodeTimeoutMs } = parts;
+  const { kv } = parts;
   const ask: Step = {
     name: 'vmapi.reboot',
     async do({ job }) {
@@ -44,32 +45,6 @@ export function rebootJob(parts: VmJobParts): JobDefinition {
       };
     },
   };
-  const wait: Step = {
-    name: 'vmapi.wait_for_node',
-    timeoutMs: nodeTimeoutMs,
-    async do({ job, waitFor }) {
-      const uuid = vmUuidOf(job);
-      await waitFor(vmBuckets.vms, uuid, async () => {
-        const { value: vm } = await needVm(kv, uuid);
-        return vm.state === 'running' && vm.reported !== job.data.reported ? true : undefined;
-      });
-      return undefined;
-    },
-  };
+  const wait = waitForNode(parts, (vm, job) => vm.state === 'running' && vm.reported !== job.data.reported);
   return { name: 'reboot-1.0.0', steps: [ask, wait] };
-}
-
-function waitForState({ kv, nodeTimeoutMs }: VmJobParts, wanted: Power): Step {
-  return {
-    name: 'vmapi.wait_for_node',
-    timeoutMs: nodeTimeoutMs,
-    async do({ job, waitFor }) {
-      const uuid = vmUuidOf(job);
-      await waitFor(vmBuckets.vms, uuid, async () => {
-        const { value: vm } = await needVm(kv, uuid);
-        return vm.state === wanted ? true : undefined;
-      });
-      return undefined;
-    },
-  };
 }

@@ -6,7 +6,8 @@ import type { WantedNetwork } from '../models/networks.ts';
 import { addNics, desiredNic, type NapiNic } from '../models/nics.ts';
 import { putVmOp } from '../models/vm.ts';
 import { deleteNic, networksByUuid, nicsOf, provisionNics } from './nic-calls.ts';
-import { modified, needVm, type VmJobParts, vmBuckets, vmUuidOf } from './parts.ts';
+import { modified, needVm, type VmJobParts, vmUuidOf } from './parts.ts';
+import { waitForNode } from './wait-for-node.ts';
 
 /** What POST /vms leaves for the job; the rest is in the VM. */
 export interface ProvisionParams {
@@ -25,7 +26,7 @@ const allocationSchema = z.looseObject({ server: z.looseObject({ uuid: z.string(
 
 /** From a VM that is asked for to one that runs. Undone, it leaves a VM that has `failed`. */
 export function provisionJob(parts: VmJobParts): JobDefinition {
-  const { kv, napi, cnapi, nodeTimeoutMs } = parts;
+  const { kv, napi, cnapi } = parts;
 
   const allocate: Step = {
     name: 'cnapi.allocate_server',
@@ -100,19 +101,10 @@ export function provisionJob(parts: VmJobParts): JobDefinition {
     },
   };
 
-  const wait: Step = {
-    name: 'vmapi.wait_for_node',
-    timeoutMs: nodeTimeoutMs,
-    async do({ job, waitFor }) {
-      const uuid = vmUuidOf(job);
-      await waitFor(vmBuckets.vms, uuid, async () => {
-        const { value: vm } = await needVm(kv, uuid);
-        if (vm.state === 'failed') throw new CongerError('Conflict', `VM ${uuid} has failed on its node`);
-        return vm.state === (vm.autoboot ? 'running' : 'stopped') ? true : undefined;
-      });
-      return undefined;
-    },
-  };
+  const wait = waitForNode(parts, (vm) => {
+    if (vm.state === 'failed') throw new CongerError('Conflict', `VM ${vm.uuid} has failed on its node`);
+    return vm.state === (vm.autoboot ? 'running' : 'stopped');
+  });
 
   return { name: 'provision-1.0.0', steps: [allocate, provision, place, wait] };
 }
