@@ -3,29 +3,24 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { startKvstore, type TestKvstore } from '../test/fixtures/kvstore.ts';
 import { fastCall, type Moray, moray } from '../test/fixtures/moray.ts';
-import { startPostgres, type TestPostgres } from '../test/fixtures/postgres.ts';
+import { type MorayServer, startMorayServer } from '../test/fixtures/moray-server.ts';
 
 /** Where Moray's clients look closely: errors' words, reindexing, arrays under scalar indexes, listening, programs. */
 
 const run = promisify(execFile);
 const programs = join(dirname(createRequire(import.meta.url).resolve('moray')), '..', 'bin');
 
-let postgres: TestPostgres;
-let kvstore: TestKvstore;
+let server: MorayServer;
 let client: Moray;
 
 beforeAll(async () => {
-  postgres = await startPostgres();
-  kvstore = await startKvstore(postgres.url);
-  client = await moray(kvstore.port);
+  server = await startMorayServer();
+  client = server.client;
 });
 
 afterAll(async () => {
-  await client?.close();
-  await kvstore?.stop();
-  await postgres?.stop();
+  await server?.stop();
 });
 
 describe('calls that are not valid', () => {
@@ -37,8 +32,8 @@ describe('calls that are not valid', () => {
   test.each(Object.entries(signatures))('%s takes %i arguments', async (method, count) => {
     const s = count === 1 ? '' : 's';
     const error = { name: 'InvocationError', message: `${method} expects ${count} argument${s}` };
-    expect(await fastCall(kvstore.port, method, Array(count - 1).fill({}))).toEqual(error);
-    expect(await fastCall(kvstore.port, method, Array(count + 1).fill({}))).toEqual(error);
+    expect(await fastCall(server.port, method, Array(count - 1).fill({}))).toEqual(error);
+    expect(await fastCall(server.port, method, Array(count + 1).fill({}))).toEqual(error);
   });
 
   test.each<[method: string, args: unknown[], message: string]>([
@@ -61,7 +56,7 @@ describe('calls that are not valid', () => {
     ],
     ['batch', [[{ key: 'k' }], {}], "requests[0] should have required property 'bucket'"],
   ])('%s %j', async (method, args, message) => {
-    expect(await fastCall(kvstore.port, method, args)).toEqual({
+    expect(await fastCall(server.port, method, args)).toEqual({
       name: 'InvocationError',
       message: expect.stringContaining(message),
     });
@@ -80,7 +75,7 @@ describe('calls that are not valid', () => {
     [{ options: { version: -1 } }, 'bucket.options.version should be >= 0'],
     [{ pre: 'x' }, 'bucket.pre should be array'],
   ])('createBucket %j', async (config, message) => {
-    expect(await fastCall(kvstore.port, 'createBucket', ['bad', config, {}])).toEqual({
+    expect(await fastCall(server.port, 'createBucket', ['bad', config, {}])).toEqual({
       name: 'InvalidBucketConfigError',
       message: expect.stringContaining(message),
     });
@@ -111,7 +106,7 @@ describe('a bucket that is being reindexed', () => {
     const filter = '(&(old=a)(fresh=b)(none=c))';
     const words = `${bucket} does not have indexes that support ${filter}. Reindexing fields: [ 'fresh' ]. Unindexed fields: [ 'none' ]`;
     await expect(client.findObjects(bucket, filter, { requireIndexes: true })).rejects.toThrow(words);
-    const strict = await moray(kvstore.port, { requireIndexes: true });
+    const strict = await moray(server.port, { requireIndexes: true });
     await expect(strict.findObjects(bucket, filter)).rejects.toThrow(words);
     await strict.close();
     await reindex();
@@ -149,7 +144,7 @@ test('updateObjects sets the index of an array under a scalar field, and leaves 
 
 describe('sql', () => {
   test('has its timeout', async () => {
-    const call = fastCall(kvstore.port, 'sql', ['SELECT pg_sleep(60)', [], { timeout: 20 }]);
+    const call = fastCall(server.port, 'sql', ['SELECT pg_sleep(60)', [], { timeout: 20 }]);
     expect(await call).toMatchObject({ name: 'QueryTimeoutError' });
   });
 
@@ -160,7 +155,7 @@ describe('sql', () => {
 });
 
 test('listen, notify, unlisten', async () => {
-  const other = await moray(kvstore.port);
+  const other = await moray(server.port);
   const listener = client.listen('Conformance-1');
   const heard: unknown[] = [];
   const ended = (async () => {
@@ -182,7 +177,7 @@ test('listen, notify, unlisten', async () => {
 
 describe('the client’s programs', () => {
   const program = async (name: string, ...args: string[]) => {
-    const env = { PATH: process.env.PATH, MORAY_URL: kvstore.url };
+    const env = { PATH: process.env.PATH, MORAY_URL: server.url };
     return (await run(process.execPath, ['--no-deprecation', join(programs, name), ...args], { env })).stdout;
   };
 

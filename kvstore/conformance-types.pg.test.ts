@@ -1,7 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { startKvstore, type TestKvstore } from '../test/fixtures/kvstore.ts';
-import { type Moray, moray } from '../test/fixtures/moray.ts';
-import { startPostgres, type TestPostgres } from '../test/fixtures/postgres.ts';
+import type { Moray } from '../test/fixtures/moray.ts';
+import { type MorayServer, startMorayServer } from '../test/fixtures/moray-server.ts';
 
 /** What filters on each type of index find, through the npm package `moray`. */
 
@@ -36,14 +35,12 @@ const objects: Readonly<Record<string, Record<string, unknown>>> = {
 };
 const all = ['k1', 'k2', 'k3'];
 
-let postgres: TestPostgres;
-let kvstore: TestKvstore;
+let server: MorayServer;
 let client: Moray;
 
 beforeAll(async () => {
-  postgres = await startPostgres();
-  kvstore = await startKvstore(postgres.url);
-  client = await moray(kvstore.port);
+  server = await startMorayServer();
+  client = server.client;
   await client.createBucket('types', { index });
   for (const [key, object] of Object.entries(objects)) {
     const inArrays = arrays
@@ -54,9 +51,7 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
-  await client?.close();
-  await kvstore?.stop();
-  await postgres?.stop();
+  await server?.stop();
 });
 
 async function keys(filter: string): Promise<string[]> {

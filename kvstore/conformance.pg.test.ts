@@ -2,9 +2,8 @@ import { once } from 'node:events';
 import { createRequire } from 'node:module';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { startKvstore, type TestKvstore } from '../test/fixtures/kvstore.ts';
 import { type Moray, moray } from '../test/fixtures/moray.ts';
-import { startPostgres, type TestPostgres } from '../test/fixtures/postgres.ts';
+import { type MorayServer, startMorayServer } from '../test/fixtures/moray-server.ts';
 
 /** The npm package `moray`, unmodified, against our server: what it makes of our answers is what counts. */
 
@@ -25,21 +24,17 @@ const config = {
   options: { version: 1 },
 };
 
-let postgres: TestPostgres;
-let kvstore: TestKvstore;
+let server: MorayServer;
 let client: Moray;
 
 beforeAll(async () => {
-  postgres = await startPostgres();
-  kvstore = await startKvstore(postgres.url);
-  client = await moray(kvstore.port);
+  server = await startMorayServer();
+  client = server.client;
   await client.createBucket(bucket, config);
 });
 
 afterAll(async () => {
-  await client?.close();
-  await kvstore?.stop();
-  await postgres?.stop();
+  await server?.stop();
 });
 
 async function failure(promise: Promise<unknown>): Promise<Error> {
@@ -66,7 +61,7 @@ describe('the connection', () => {
 
   test.each([1, 2])('protocol version %i', async (version) => {
     const { FastClient } = require('fast');
-    const socket = connect(kvstore.port, '127.0.0.1');
+    const socket = connect(server.port, '127.0.0.1');
     await once(socket, 'connect');
     const log = require('bunyan').createLogger({ name: 'fast', level: 'fatal' });
     const fast = new FastClient({ log, nRecentRequests: 1, transport: socket, version });
@@ -164,7 +159,7 @@ describe('objects', () => {
   });
 
   test('unwrapped errors keep their name', async () => {
-    const unwrapping = await moray(kvstore.port, { unwrapErrors: true });
+    const unwrapping = await moray(server.port, { unwrapErrors: true });
     expect(await failure(unwrapping.getObject(bucket, 'nosuch'))).toMatchObject({
       name: 'ObjectNotFoundError',
       message: `${bucket}::nosuch does not exist`,
