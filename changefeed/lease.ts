@@ -2,13 +2,12 @@ import { messageOf } from '../runtime/errors.ts';
 import { pause } from './backoff.ts';
 import { type ConnectOptions, connect, disconnect } from './postgres.ts';
 import { type Seat, takeSeat } from './seat.ts';
+import { isSilent } from './silence.ts';
 
 /** How often who holds a seat says that it lives, and how often who waits for the seat looks. */
 const BEAT_MS = 300;
 /** Silence after which the holder is taken for stopped. */
 const SILENT_MS = 1_250;
-/** How long the holder's backend may take to end. */
-const TERMINATION_MS = 2_000;
 
 /**
  * Takes the seat, also from a process that is stopped, or hangs, and so keeps its connections: its backend is ended
@@ -93,17 +92,7 @@ async function watch(options: ConnectOptions, name: string, signal: AbortSignal)
       signal.addEventListener('abort', hangUp, { once: true });
       try {
         while (!signal.aborted) {
-          const { rows } = await client.query<{ pid: number; silent: number }>({
-            name: 'conger-lease',
-            text: `SELECT pid, extract(epoch FROM clock_timestamp() - state_change)::float8 AS silent,
-                          pg_terminate_backend(pid, ${TERMINATION_MS}) AS ended
-                     FROM pg_locks JOIN pg_stat_activity USING (pid)
-                    WHERE locktype = 'relation' AND relation = to_regclass($1) AND mode = 'ExclusiveLock' AND granted
-                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                      AND state_change < clock_timestamp() - $2 * interval '1 ms'`,
-            values: [name, SILENT_MS],
-          });
-          for (const row of rows) options.log.warn({ seat: name, ...row }, 'ended a holder that was silent');
+          await isSilent(client, name, { silentMs: SILENT_MS, end: true, log: options.log });
           await pause(BEAT_MS, signal);
         }
       } finally {

@@ -6,6 +6,7 @@ import type { Logger } from '../../../runtime/log.ts';
 import { Backoff, pause } from '../../backoff.ts';
 import { type Seat, seatIsFree, takeFreeSeat } from '../../seat.ts';
 import type { Doorbell } from './doorbell.ts';
+import { beat, endSilent, MEMBER_NAME } from './pulse.ts';
 import { GROUP_CHANNEL } from './schema.ts';
 
 export interface MembershipOptions {
@@ -39,7 +40,8 @@ const WATCH_RETRY_MS = 200;
 /**
  * Which members of all groups are alive. A process sits on one seat for all its members, and a member is alive while
  * its seat is held by the backend that it was entered with. Joining and leaving ring the bell. A crash is noticed
- * without polling: the seats form a ring, and each process waits for the seat after its own to become free.
+ * without polling: the seats form a ring, and each process waits for the seat after its own to become free. That a
+ * process is stopped nobody can be told: the one who waits for its seat looks, and frees it (pulse.ts).
  */
 export class Membership {
   readonly #options: MembershipOptions;
@@ -150,8 +152,9 @@ export class Membership {
     while (!signal.aborted) {
       let seat: Seat | undefined;
       try {
-        seat = await takeFreeSeat(this.#connection('member'), seatNames());
+        seat = await takeFreeSeat(this.#connection(MEMBER_NAME), seatNames());
         if (seat === undefined) throw new Error(`all ${SEATS} seats are taken`);
+        this.#live(seat);
         // What an earlier holder left behind.
         await this.#options.pool.query('DELETE FROM conger_log_member WHERE seat = $1', [seat.name]);
         for (const { group, member } of this.#entries.values()) await this.#enter(seat, group, member);
@@ -176,6 +179,11 @@ export class Membership {
     }
   }
 
+  #live(seat: Seat): void {
+    const ask = () => this.#inTurn(() => seat.client.query(''));
+    void beat(seat, ask, (error) => this.#giveUp(seat, error));
+  }
+
   async #enter(seat: Seat, group: string, member: string): Promise<void> {
     await failpoint('log.embedded.enter.before');
     await this.#options.pool.query(
@@ -189,6 +197,7 @@ export class Membership {
 
   /** A seat whose connection does not work is no seat. */
   #giveUp(seat: Seat, error: unknown): void {
+    if (this.#closed.signal.aborted) return;
     this.#options.log.warn({ err: error, seat: seat.name }, `giving the seat up: ${messageOf(error)}`);
     void seat.leave();
   }
@@ -240,13 +249,17 @@ export class Membership {
 
   async #await(watch: Watch): Promise<void> {
     const { pool, log } = this.#options;
+    const waiting = new AbortController();
+    void endSilent(pool, watch.seat, AbortSignal.any([watch.abort.signal, waiting.signal]), log);
     try {
-      await seatIsFree(this.#connection('watch'), watch.seat, watch.abort.signal);
+      await seatIsFree(this.#connection('conger log watch'), watch.seat, watch.abort.signal);
       await pool.query(`DELETE FROM conger_log_member m WHERE NOT EXISTS (${HOLDS_SEAT})`);
       await this.ring();
     } catch (error) {
       log.debug({ err: error }, `a watch ended: ${messageOf(error)}`);
       await pause(WATCH_RETRY_MS, watch.abort.signal);
+    } finally {
+      waiting.abort();
     }
     // The next watch is of another seat, or of the same one where this watch failed.
     if (this.#watch !== watch) return;
@@ -254,8 +267,8 @@ export class Membership {
     this.#refresh();
   }
 
-  #connection(what: string) {
-    return { postgres: this.#options.postgres, name: `conger log ${what}`, log: this.#options.log };
+  #connection(name: string) {
+    return { postgres: this.#options.postgres, name, log: this.#options.log };
   }
 }
 
