@@ -1,3 +1,5 @@
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { afterEach, expect, test, vi } from 'vitest';
 import type { BroadcastOptions } from './broadcast.ts';
 import { type FeedEvent, type FollowOptions, followFeed } from './feed-client.ts';
@@ -144,4 +146,29 @@ test('an instance that falls silent is left for another', async () => {
   log.append(log.make({ key: 'x' }));
   await well.reader.goOn();
   await eventually(() => expect(f.keys()).toEqual(['put x']));
+});
+
+test('a snapshot that is broken off begins anew: what was in its part is not taken for being there', async () => {
+  const line = (key: string) => `${JSON.stringify({ type: 'snapshot', resource: 'thing', key, value: {} })}\n`;
+  let connections = 0;
+  const server = createServer((_, response) => {
+    connections++;
+    response.writeHead(200);
+    if (connections === 1) response.write(line('deleted since'), () => response.destroy());
+    else response.write(`${line('there')}${JSON.stringify({ type: 'snapshot-end', count: 1, cursor: 'c' })}\n`);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  stops.push(async () => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const f = follow([{ url } as TestInstance], { snapshot: true });
+  await f.begun();
+  const there = new Set<string>();
+  for (const event of f.events) {
+    if (event.type === 'snapshot-begin') there.clear();
+    if (event.type === 'snapshot') there.add(event.key);
+  }
+  expect([...there]).toEqual(['there']);
 });

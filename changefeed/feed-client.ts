@@ -105,6 +105,8 @@ class Follower implements Following {
     if (filter !== undefined) query.set('filter', filter);
     if (this.#cursor !== undefined) query.set('since', this.#cursor);
     if (snapshot === true) query.set('snapshot', 'true');
+    // A snapshot that was broken off is begun anew.
+    this.#inSnapshot = false;
     const left = new AbortController();
     const silence = new Silence(this.#options.silentMs ?? defaultSilentMs);
     try {
