@@ -149,13 +149,15 @@ test('an instance that falls silent is left for another', async () => {
 });
 
 test('a snapshot that is broken off begins anew: what was in its part is not taken for being there', async () => {
-  const line = (key: string) => `${JSON.stringify({ type: 'snapshot', resource: 'thing', key, value: {} })}\n`;
+  const line = (key: string) =>
+    `${JSON.stringify({ type: 'snapshot', resource: 'thing', key, value: {} })}\n`;
   let connections = 0;
   const server = createServer((_, response) => {
     connections++;
     response.writeHead(200);
     if (connections === 1) response.write(line('deleted since'), () => response.destroy());
-    else response.write(`${line('there')}${JSON.stringify({ type: 'snapshot-end', count: 1, cursor: 'c' })}\n`);
+    else
+      response.write(`${line('there')}${JSON.stringify({ type: 'snapshot-end', count: 1, cursor: 'c' })}\n`);
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   stops.push(async () => {
