@@ -359,15 +359,39 @@ test('ends with a last message when the process ends, and says nothing to a read
   expect(b.messages.map((m) => m.type)).toEqual(['bookmark']);
 });
 
-test('a fault in the selection ends that feed, with a last message', async () => {
+test('a fault in the selection ends that feed, and the last message has the cursor before the change', async () => {
   const log = new TestLog(1);
   const { broadcast, reader } = await start(log);
   const f = open(broadcast, {
-    select: () => {
-      throw new TypeError('bug');
+    select: ({ key }) => {
+      if (key === 'bad') throw new TypeError('bug');
+      return key;
     },
   });
   await f.received(1);
-  await push(log, reader, { key: 'x' });
+  await push(log, reader, { key: 'x' }, { key: 'bad' }, { key: 'y' });
   expect(await f.feed.done).toMatchObject({ code: 'InternalError' });
+  const again = open(broadcast, { since: f.cursor() });
+  await again.received(3);
+  expect([...f.events(), ...again.events()]).toEqual(['x', 'bad', 'y']);
+});
+
+test('a reader that is told nothing while it catches up is told how far it is', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log, { maxChanges: 10 });
+  const since = broadcast.cursor();
+  await push(log, reader, ...Array.from({ length: 100 }, (_, i) => ({ bucket: 'others', key: `k${i}` })));
+  vi.useFakeTimers();
+  const { readFrom } = reader;
+  reader.pageRecords = 10;
+  reader.readFrom = async (...args) => {
+    await new Promise((resolve) => setTimeout(resolve, 10_000));
+    return readFrom.apply(reader, args);
+  };
+  const f = open(broadcast, { since: await broadcast.resume(since), bookmarkMs: 10_000 });
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(f.messages.length).toBeGreaterThanOrEqual(3);
+  expect(f.messages.every((message) => message.type === 'bookmark')).toBe(true);
+  const cursors = f.messages.map(({ cursor }) => cursor);
+  expect(new Set(cursors).size).toBe(cursors.length);
 });

@@ -81,12 +81,16 @@ class RunningFeed<Item, Event> implements Feed {
   #settle: (error: CongerError | undefined) => void = () => undefined;
   #catchUp: CatchUp | undefined;
   #reader: RingReader | undefined;
-  /** The first message was taken, so that the reader's cursor stands for something. */
+  /** The first message was taken, so that a cursor stands for something. */
   #begun = false;
+  /** Of the last message that was passed on: a reader that resumes from it misses nothing, whatever ends the feed. */
+  #passed: FeedCursor = '';
   /** Something is under way that goes on by itself. */
   #busy = true;
   /** A message was sent since the last tick. */
   #sent = false;
+  /** A bookmark is due, and has to wait for the page that is being read. */
+  #due = false;
   #finished = false;
   #ended: Error | undefined;
   #interrupt: ((error: Error) => void) | undefined;
@@ -167,6 +171,7 @@ class RunningFeed<Item, Event> implements Feed {
           const event = catchUp.pass(change) ? select(change) : undefined;
           if (event !== undefined) await this.#send({ type: 'event', event, cursor: catchUp.cursor() });
         }
+        if (this.#due) await this.#send({ type: 'bookmark', cursor: catchUp.cursor() });
       } finally {
         clearTimeout(late);
         over();
@@ -183,7 +188,8 @@ class RunningFeed<Item, Event> implements Feed {
   }
 
   #tick(): void {
-    if (!this.#busy && !this.#sent) this.#offer({ type: 'bookmark', cursor: this.#cursor() });
+    if (!this.#sent && this.#busy) this.#due = true;
+    else if (!this.#sent) this.#offer({ type: 'bookmark', cursor: this.#cursor() });
     this.#sent = false;
   }
 
@@ -237,13 +243,20 @@ class RunningFeed<Item, Event> implements Feed {
   /** Whether the reader took the message, or else when; a rejection says that it did not. */
   #pass(message: FeedMessage<Item, Event>): boolean | Promise<void> {
     this.#sent = true;
+    this.#due = false;
     const held = failpoint('feed.send.before');
-    if (held !== undefined) return this.#passSlowly(held.then(() => this.#options.send(message)));
-    const answer = this.#options.send(message);
+    if (held !== undefined) return this.#passSlowly(held.then(() => this.#hand(message)));
+    const answer = this.#hand(message);
     if (typeof answer !== 'boolean') return this.#passSlowly(answer);
     if (!answer) return false;
     this.#begun = true;
     return true;
+  }
+
+  #hand(message: FeedMessage<Item, Event>): boolean | Promise<boolean> {
+    const answer = this.#options.send(message);
+    this.#passed = message.cursor ?? '';
+    return answer;
   }
 
   async #passSlowly(answer: Promise<boolean>): Promise<void> {
@@ -288,7 +301,7 @@ class RunningFeed<Item, Event> implements Feed {
     const answer = this.#options.send({
       type: 'end',
       error,
-      cursor: this.#begun ? this.#cursor() : undefined,
+      cursor: this.#begun ? this.#passed : undefined,
     });
     // A reader that takes nothing more cannot be told.
     if (typeof answer !== 'boolean') answer.catch(() => false);
