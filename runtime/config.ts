@@ -129,7 +129,7 @@ export const options = {
     'CONGER_CAPTURE_SPOOL_MB',
     '16384',
     count,
-    'megabytes that transactions in the spool may take together',
+    'megabytes that transactions in the spool may take together; a larger one is sent by PostgreSQL several times',
   ),
   walBudgetMb: option(
     'CONGER_WAL_BUDGET_MB',

@@ -105,7 +105,7 @@ test('what is rolled back is gone; a savepoint of which changes came cannot be t
   for (const one of [start(1), change('a', 'x'), stop, start(2), stop]) assembler.push(one);
   abort(2, 7);
   abort(9, 9);
-  expect(() => abort(1, 7)).toThrow(/savepoint/);
+  expect(() => abort(1, 7)).toThrow(expect.objectContaining({ name: 'StreamAnewError', xids32: [1] }));
   abort(1, 1);
   expect(assembler.push(streamCommit(1, 48n))?.records).toEqual([]);
 });
@@ -125,4 +125,47 @@ test('a transaction that grows goes to disk, and comes from there as it would fr
   expect(records.every(({ count }) => count === 30)).toBe(true);
   out?.large?.close();
   expect(room.size).toBe(0);
+});
+
+test('a transaction that does not fit on the disk comes in pieces, each behind what is in the log', async () => {
+  const bodies = Array.from({ length: 80 }, (_, n) => `${n}${'x'.repeat(100_000)}`);
+  const tails = ['', ''];
+  const appended: { readonly index: number; readonly body: string }[] = [];
+  let passes = 0;
+  for (let whole = false; !whole; passes++) {
+    const assembler = new Assembler(1, 2, new SpoolRoom({ limit: 1_000_000 }), [...tails]);
+    assembler.push(begin(16n));
+    for (const [n, body] of bodies.entries()) assembler.push(change(`k${n % 3}`, body));
+    const large = assembler.push(commit(16n))?.large;
+    try {
+      for await (const slice of large?.slices({ records: 7, bytes: 1e9 }) ?? []) {
+        for (const { position, partition, index, count, body } of slice) {
+          expect(position > (tails[partition] ?? '')).toBe(true);
+          expect(count).toBe(80);
+          tails[partition] = position;
+          appended.push({ index, body: body.toString() });
+        }
+      }
+      whole = true;
+    } catch (error) {
+      expect(error).toMatchObject({ name: 'StreamAnewError', xids32: [9] });
+    }
+    large?.close();
+  }
+  expect(passes).toBe(3);
+  expect(appended).toEqual(bodies.map((body, index) => ({ index, body })));
+});
+
+test('transactions in progress that do not fit on the disk are to come at their commits', () => {
+  const assembler = new Assembler(1, 8, new SpoolRoom({ limit: 1_000_000 }));
+  const body = 'x'.repeat(100_000);
+  const fill = () => {
+    for (const xid of [1, 2, 3]) {
+      assembler.push(start(xid));
+      for (let n = 0; n < 15; n++) assembler.push(change('a', body));
+      assembler.push(stop);
+    }
+  };
+  fill();
+  expect(fill).toThrow(expect.objectContaining({ name: 'StreamAnewError', xids32: [1, 2, 3] }));
 });

@@ -1,6 +1,7 @@
 import { partitionOf } from '../change.ts';
-import { formatPosition } from '../position.ts';
-import type { LogRecord } from '../types.ts';
+import { formatPosition, START } from '../position.ts';
+import type { LogRecord, Position } from '../types.ts';
+import { StreamAnewError } from './parts.ts';
 import type { PgOutput } from './pgoutput.ts';
 import type { Part, Spool, SpoolRoom } from './spool.ts';
 
@@ -28,6 +29,7 @@ export interface CapturedTransaction {
 
 /** A transaction on disk, to be closed by whoever was given it. */
 export interface LargeTransaction {
+  /** @throws StreamAnewError behind the last slice, where that is not the transaction's last: it is not to be confirmed */
   slices(most: { readonly records: number; readonly bytes: number }): AsyncGenerator<CapturedRecord[]>;
   close(): void;
 }
@@ -40,31 +42,44 @@ interface Commit {
 
 interface Open {
   readonly xid32: number;
+  /** undefined where it is in progress. */
+  readonly commit: Commit | undefined;
+  /** How many of its changes have come. */
+  count: number;
+  /** Those of them that are in memory, all or none. */
   parts: Part[];
   bytes: number;
   spool: Spool | undefined;
+  /** Whether the spool did not take all of what is new. */
+  cut: boolean;
 }
 
 /**
  * Puts transactions together out of pgoutput's messages. A transaction is given out whole, at its commit, and every
  * record in it knows its index and how many there are; messages outside of transactions, and of other prefixes, are
  * nobody's changes. Large ones wait on disk, also those that PostgreSQL sends while they are in progress (streams).
+ *
+ * Of a committed transaction that the disk does not take whole, what has no room is only counted: what has is given out,
+ * and then the stream begins anew. What is in the log by then takes no room any more, so the next piece has it.
  */
 export class Assembler {
   readonly #epoch: number;
   readonly #partitions: number;
+  readonly #tails: readonly Position[];
   readonly #room: SpoolRoom;
   /** Between its begin and its commit. */
-  #open: (Open & { readonly commit: Commit }) | undefined;
+  #open: Open | undefined;
   /** Transactions in progress, of which parts have come, by id. */
   readonly #streamed = new Map<number, Open>();
   /** The one of which a part is coming. */
   #streaming: Open | undefined;
 
-  constructor(epoch: number, partitions: number, room: SpoolRoom) {
+  /** `tails` are the last positions of the partitions as the stream begins. */
+  constructor(epoch: number, partitions: number, room: SpoolRoom, tails: readonly Position[] = []) {
     this.#epoch = epoch;
     this.#partitions = partitions;
     this.#room = room;
+    this.#tails = tails;
   }
 
   /** Whether a committed transaction has begun to come and has not ended. */
@@ -79,19 +94,20 @@ export class Assembler {
 
   /**
    * Answers a transaction on its commit; `endLsn` is also given for one without changes.
-   * @throws Error where a savepoint is rolled back of which changes have come: nothing tells which they are
+   * @throws StreamAnewError where a transaction in progress cannot go on to come in parts: a savepoint is rolled back of
+   * which changes have come, and nothing tells which they are; or those in progress are larger than the spool
    */
   push(message: PgOutput): CapturedTransaction | undefined {
     switch (message.kind) {
       case 'begin':
-        this.#open = { ...newOpen(message.xid32), commit: { lsn: message.commitLsn, time: message.time } };
+        this.#open = newOpen(message.xid32, { lsn: message.commitLsn, time: message.time });
         return undefined;
       case 'message':
         this.#add(message);
         return undefined;
       case 'commit': {
         const open = this.#open;
-        if (open === undefined) throw new Error('a commit outside of a transaction');
+        if (open?.commit === undefined) throw new Error('a commit outside of a transaction');
         this.#open = undefined;
         return this.#captured(open, open.commit, message.endLsn);
       }
@@ -118,19 +134,36 @@ export class Assembler {
     const open = this.#streaming ?? this.#open;
     if (open === undefined) throw new Error('a transactional message outside of a transaction');
     const partitionKey = message.prefix.slice(CHANGE_PREFIX.length);
+    const index = open.count++;
     if (open.spool !== undefined) {
-      open.spool.add({ partitionKey, body: message.content });
+      this.#spool(open, open.spool, { index, partitionKey, body: message.content });
       return;
     }
     // A copy: pg moves what is left of a message to the front of the buffer that earlier messages are views into.
-    open.parts.push({ partitionKey, body: Buffer.from(message.content) });
+    open.parts.push({ index, partitionKey, body: Buffer.from(message.content) });
     open.bytes += message.content.length;
     if (open.bytes + open.parts.length * PART_BYTES > MEMORY_BYTES) {
       open.spool = this.#room.spool();
-      for (const part of open.parts) open.spool.add(part);
+      for (const part of open.parts) this.#spool(open, open.spool, part);
       open.parts = [];
       open.bytes = 0;
     }
+  }
+
+  #spool(open: Open, spool: Spool, part: Part): void {
+    if (open.cut || (open.commit !== undefined && this.#isInLog(part, open.commit))) return;
+    open.cut = !spool.add(part);
+    if (open.commit === undefined && spool.full !== undefined) {
+      throw new StreamAnewError(
+        `transactions in progress have no room: ${spool.full}; they have to come at their commits`,
+        [...this.#streamed.keys()],
+      );
+    }
+  }
+
+  #isInLog({ index, partitionKey }: Part, { lsn }: Commit): boolean {
+    const tail = this.#tails[partitionOf(partitionKey, this.#partitions)] ?? START;
+    return formatPosition({ epoch: this.#epoch, lsn, index }) <= tail;
   }
 
   /**
@@ -140,10 +173,10 @@ export class Assembler {
   #abort({ xid32, subxid32 }: PgOutput & { kind: 'stream-abort' }): void {
     const open = this.#streamed.get(xid32);
     if (open === undefined) return;
-    const count = open.spool?.count ?? open.parts.length;
-    if (subxid32 !== xid32 && count > 0) {
-      throw new Error(
-        'a savepoint was rolled back in a transaction that is streamed: it has to come at its commit',
+    if (subxid32 !== xid32 && open.count > 0) {
+      throw new StreamAnewError(
+        'a savepoint was rolled back in a transaction in progress: it has to come at its commit',
+        [xid32],
       );
     }
     if (subxid32 !== xid32) return;
@@ -152,23 +185,25 @@ export class Assembler {
   }
 
   #captured(open: Open, commit: Commit, endLsn: bigint): CapturedTransaction {
-    const { xid32, parts, bytes, spool } = open;
-    if (spool === undefined) {
-      const records = parts.map((part, index) => this.#record(part, commit, index, parts.length));
-      return { xid32, endLsn, bytes, records };
-    }
-    const record = (part: Part, index: number) => this.#record(part, commit, index, spool.count);
+    const { xid32, count, parts, bytes, spool, cut } = open;
+    const record = (part: Part) => this.#record(part, commit, count);
+    if (spool === undefined) return { xid32, endLsn, bytes, records: parts.map(record) };
     const large: LargeTransaction = {
       async *slices(most) {
-        let index = 0;
-        for await (const slice of spool.slices(most)) yield slice.map((part) => record(part, index++));
+        for await (const slice of spool.slices(most)) yield slice.map(record);
+        if (cut) {
+          throw new StreamAnewError(
+            `${spool.count} more changes of a transaction of ${count} are in the log, the rest has to come again: ${spool.full}`,
+            [xid32],
+          );
+        }
       },
       close: () => spool.close(),
     };
     return { xid32, endLsn, bytes: 0, records: [], large };
   }
 
-  #record({ partitionKey, body }: Part, commit: Commit, index: number, count: number): CapturedRecord {
+  #record({ index, partitionKey, body }: Part, commit: Commit, count: number): CapturedRecord {
     return {
       position: formatPosition({ epoch: this.#epoch, lsn: commit.lsn, index }),
       partition: partitionOf(partitionKey, this.#partitions),
@@ -181,6 +216,6 @@ export class Assembler {
   }
 }
 
-function newOpen(xid32: number): Open {
-  return { xid32, parts: [], bytes: 0, spool: undefined };
+function newOpen(xid32: number, commit?: Commit): Open {
+  return { xid32, commit, count: 0, parts: [], bytes: 0, spool: undefined, cut: false };
 }

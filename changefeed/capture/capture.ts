@@ -4,11 +4,13 @@ import { failpoint } from '../../runtime/failpoints.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { Backoff } from '../backoff.ts';
 import { type Lease, takeLease } from '../lease.ts';
+import { lsnToBigint } from '../position.ts';
 import { connect, disconnect, ended } from '../postgres.ts';
 import type { LogRecord, LogWriter, Position } from '../types.ts';
 import { Assembler } from './assembler.ts';
 import { activeGauge, bytesAppended, changesAppended, epochGauge, lagSeconds } from './metrics.ts';
 import { openings } from './opening.ts';
+import { Parts, StreamAnewError } from './parts.ts';
 import { decodePgOutput } from './pgoutput.ts';
 import { Pipeline } from './pipeline.ts';
 import { ReplicationStream } from './replication.ts';
@@ -17,8 +19,8 @@ import { type SpoolOptions, SpoolRoom } from './spool.ts';
 import { Visibility } from './visibility.ts';
 import { type SlotWal, slotWal, WalBudget } from './wal-budget.ts';
 
-/** How often who captures looks at the WAL that the slot holds. */
-const WAL_LOOK_MS = 5_000;
+/** How often who captures looks at what PostgreSQL does not tell. */
+const LOOK_MS = 5_000;
 
 export interface CaptureOptions {
   readonly postgres: string;
@@ -56,8 +58,7 @@ export class Capture {
   #epoch = 0;
   #position: Position = '';
   #control: pg.Client | undefined;
-  /** Whether the next stream has large transactions sent in parts. Without it every transaction can be dealt with. */
-  #streaming = true;
+  readonly #parts = new Parts();
 
   constructor(options: CaptureOptions) {
     this.#options = options;
@@ -108,7 +109,7 @@ export class Capture {
           signal,
         );
         try {
-          await this.#reign(seat, writer, signal, () => backoff.reset());
+          await this.#hold(seat, writer, signal, () => backoff.reset());
         } finally {
           await seat.leave();
         }
@@ -121,6 +122,20 @@ export class Capture {
     slotIsThere();
   }
 
+  /** Captures for as long as the seat is held, also where the stream has to begin anew. */
+  async #hold(seat: Lease, first: LogWriter, signal: AbortSignal, established: () => void): Promise<void> {
+    for (let log = first; ; log = await this.#options.openWriter()) {
+      try {
+        return await this.#reign(seat, log, signal, established);
+      } catch (error) {
+        if (!(error instanceof StreamAnewError) || signal.aborted) throw error;
+        this.#parts.forbid(error.xids32);
+        this.#log[this.#parts.allowed ? 'info' : 'warn'](`the stream begins anew: ${error.message}`);
+        await seat.held();
+      }
+    }
+  }
+
   /** Captures for as long as everything holds; throws when something does not. Returns on `signal`. */
   async #reign(seat: Lease, log: LogWriter, signal: AbortSignal, established: () => void): Promise<void> {
     const { slot, partitions } = this.#options;
@@ -131,12 +146,14 @@ export class Capture {
     let pipeline: Pipeline | undefined;
     let unwatch = () => {};
     const room = new SpoolRoom(this.#options.spool);
-    const streaming = this.#streaming;
-    this.#streaming = true;
+    let seated = true;
+    let beginAnew = (_error: StreamAnewError) => {};
+    const anew = new Promise<never>((_, reject) => {
+      beginAnew = reject;
+    });
     try {
       const controlLost = ended(control);
       this.#control = control;
-      unwatch = this.#watchWal();
       const slotEpoch = await ensureSlot(control, slot, this.#log);
       await failpoint('capture.open.before');
       const tails = await log.open();
@@ -145,7 +162,7 @@ export class Capture {
       await failpoint('capture.free.before');
       await freeSlot(control, slot, this.#log);
       await failpoint('capture.free.after');
-      const assembler = new Assembler(this.#epoch, partitions, room);
+      const assembler = new Assembler(this.#epoch, partitions, room, tails);
       const visibility = new Visibility(control);
       const flow = new Pipeline({
         tails,
@@ -161,11 +178,11 @@ export class Capture {
       });
       pipeline = flow;
       await failpoint('capture.stream.before');
-      stream = await ReplicationStream.open({
+      const reading = await ReplicationStream.open({
         postgres: this.#options.postgres,
         slot,
         publication: slot,
-        streaming,
+        streaming: this.#parts.allowed,
         log: this.#log,
         handler: {
           data: (payload) => {
@@ -175,7 +192,7 @@ export class Capture {
               const transaction = assembler.push(message);
               if (transaction !== undefined) flow.push(transaction);
             } catch (error) {
-              this.#streaming = false;
+              if (error instanceof StreamAnewError) beginAnew(error);
               throw error;
             }
           },
@@ -184,7 +201,14 @@ export class Capture {
           },
         },
       });
+      stream = reading;
+      unwatch = this.#watch(
+        control,
+        () => lsnToBigint(reading.confirmed),
+        () => beginAnew(new StreamAnewError('large transactions may come in parts again', [])),
+      );
       const over = Promise.race([
+        anew,
         stream.over,
         seat.lost.then(() => 'the seat was lost'),
         controlLost.then(() => 'the control connection was lost'),
@@ -203,6 +227,9 @@ export class Capture {
       established();
       const why = await Promise.race([over, work.then(() => 'the pipeline ended')]);
       if (why !== undefined) throw new Error(why);
+    } catch (error) {
+      seated = error instanceof StreamAnewError;
+      throw error;
     } finally {
       unwatch();
       await failpoint('capture.leave.before')?.catch(() => undefined);
@@ -211,7 +238,7 @@ export class Capture {
       stream?.stop();
       pipeline?.stop();
       // Without a seat an append in flight is the next owner's to fence, and nothing to wait with the seat for.
-      if (!signal.aborted) await seat.leave();
+      if (!signal.aborted && !seated) await seat.leave();
       await work?.catch(() => undefined);
       room.close();
       await stream?.close();
@@ -229,15 +256,19 @@ export class Capture {
     lagSeconds.set(Math.max(0, Date.now() - last.time) / 1000);
   }
 
-  /** Nobody tells when WAL gathers, so who captures asks. Answers how to end that. */
-  #watchWal(): () => void {
+  /**
+   * Nobody tells when WAL gathers, nor when a transaction ends, so who captures asks. Answers how to end that.
+   * `partsAgain` is called where large transactions may come in parts again.
+   */
+  #watch(control: pg.Client, confirmed: () => bigint, partsAgain: () => void): () => void {
     const look = async () => {
-      const wal = await this.wal();
+      const wal = await slotWal(control, this.#options.slot);
       if (wal !== undefined) this.#budget.judge(wal);
+      if (await this.#parts.allowAgain(control, confirmed())) partsAgain();
     };
     const timer = setInterval(() => {
-      look().catch((error) => this.#log.debug({ err: error }, 'the WAL that the slot holds is not known'));
-    }, WAL_LOOK_MS);
+      look().catch((error) => this.#log.debug({ err: error }, 'what the slot holds is not known'));
+    }, LOOK_MS);
     return () => clearInterval(timer);
   }
 

@@ -3,7 +3,7 @@ import pg from 'pg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
 import { CHANGE_PREFIX } from './assembler.ts';
-import { type CaptureProcess, end, spawnCapture, untilActive } from './processes.testing.ts';
+import { type CaptureProcess, end, isActive, spawnCapture, untilActive } from './processes.testing.ts';
 import { query, runLoad, untilAppended } from './wal.testing.ts';
 
 /** CONGER_TEST_LARGE=1000000 is the promise; what is said of memory does not depend on it. */
@@ -25,8 +25,8 @@ afterEach(async () => {
   await server.stop();
 });
 
-async function spawn(): Promise<CaptureProcess> {
-  const one = await spawnCapture(server.url, { CONGER_LOG_RETAIN_RECORDS: '100000000' });
+async function spawn(env: Readonly<Record<string, string>> = {}): Promise<CaptureProcess> {
+  const one = await spawnCapture(server.url, { CONGER_LOG_RETAIN_RECORDS: '100000000', ...env });
   processes.push(one);
   return one;
 }
@@ -125,4 +125,25 @@ test('a capture that is killed in the middle of a large transaction is taken ove
   await untilConfirmed();
   await expectWhole(xid);
   expect(await memory(second, 'VmHWM')).toBeLessThan(300);
+});
+
+test('a transaction larger than the spool takes no memory and as many pieces as it needs, also when captures are killed', {
+  timeout: 600_000,
+}, async () => {
+  const small = { CONGER_CAPTURE_SPOOL_MB: '16' };
+  const [first, second, third] = [await spawn(small), await spawn(small), await spawn(small)];
+  const behind = async (one: CaptureProcess, count: number) => {
+    await untilAppended(server.url, count);
+    await end(one, 'SIGKILL');
+  };
+  await untilActive(first, true);
+  const xid = await emitLarge();
+  await runLoad(server.url, { sessions: 2, transactions: 50, seed: 3 });
+  await behind(first, changes / 10);
+  while (!(await isActive(second)) && !(await isActive(third))) await new Promise((r) => setTimeout(r, 10));
+  const [next, last] = (await isActive(second)) ? [second, third] : [third, second];
+  await behind(next, changes / 2);
+  await untilConfirmed();
+  await expectWhole(xid);
+  expect(await memory(last, 'VmHWM')).toBeLessThan(300);
 });

@@ -15,7 +15,7 @@ afterEach(() => rm(directory, { recursive: true }));
 async function slicesOf(spool: Spool, most: { records: number; bytes: number }) {
   const slices: string[][] = [];
   for await (const slice of spool.slices(most)) {
-    slices.push(slice.map(({ partitionKey, body }) => `${partitionKey} ${body}`));
+    slices.push(slice.map(({ index, partitionKey, body }) => `${index} ${partitionKey} ${body}`));
   }
   return slices;
 }
@@ -26,8 +26,9 @@ test('what was added comes back as it was, in order and in bounded slices, howev
   const added: string[] = [];
   for (let n = 0; n < 3_000; n++) {
     const body = n % 700 === 0 ? `${n}${'ß'.repeat(200_000)}` : n % 3 === 0 ? '' : `{"n":${n}}`;
-    spool.add({ partitionKey: n % 5 === 0 ? '' : `ü${n}`, body: Buffer.from(body) });
-    added.push(`${n % 5 === 0 ? '' : `ü${n}`} ${body}`);
+    const partitionKey = n % 5 === 0 ? '' : `ü${n}`;
+    expect(spool.add({ index: n * 2, partitionKey, body: Buffer.from(body) })).toBe(true);
+    added.push(`${n * 2} ${partitionKey} ${body}`);
   }
   expect(spool.count).toBe(3_000);
   const slices = await slicesOf(spool, { records: 100, bytes: 300_000 });
@@ -37,22 +38,46 @@ test('what was added comes back as it was, in order and in bounded slices, howev
   room.close();
 });
 
+/** Adds changes of 300 KB until there is no room; answers how many there was room for. */
+function fill(spool: Spool): number {
+  for (let index = 0; ; index++) {
+    if (!spool.add({ index, partitionKey: '', body: Buffer.alloc(300_000, index) })) return index;
+  }
+}
+
 test('its file has no name, and a spool that ends gives its room back', async () => {
-  const room = new SpoolRoom({ directory, limit: 1_000_000 });
-  const body = Buffer.alloc(300_000);
+  const room = new SpoolRoom({ directory, limit: 10_000_000 });
   const [a, b] = [room.spool(), room.spool()];
+  const most = fill(a);
   expect(await readdir(directory)).toEqual([]);
-  for (let n = 0; n < 3; n++) a.add({ partitionKey: '', body });
-  expect(() => b.add({ partitionKey: '', body })).toThrow(/larger than the spool/);
+  expect(most * 300_000).toBeGreaterThan(10_000_000);
+  expect(fill(b)).toBeLessThan(10);
   a.close();
   a.close();
-  const c = room.spool();
-  for (let n = 0; n < 3; n++) c.add({ partitionKey: '', body });
-  expect(room.size).toBe(2);
+  b.close();
+  expect(fill(room.spool())).toBe(most);
+  expect(room.size).toBe(1);
   room.close();
   expect(room.size).toBe(0);
 });
 
-test('a directory that is not there is an error that names it', () => {
-  expect(() => new SpoolRoom({ directory: join(directory, 'no') }).spool()).toThrow(/ENOENT.*no/);
+test('what has no room is not taken, and nothing behind it; what was taken is there', async () => {
+  for (const [room, why] of [
+    [new SpoolRoom({ directory, limit: 1_000_000 }), /CONGER_CAPTURE_SPOOL_MB/],
+    [new SpoolRoom({ directory, limit: 0 }), /CONGER_CAPTURE_SPOOL_MB/],
+    [new SpoolRoom({ directory: join(directory, 'no') }), /CONGER_CAPTURE_SPOOL.*ENOENT.*no/],
+  ] as const) {
+    const spool = room.spool();
+    const taken = fill(spool);
+    expect(taken * 300_000).toBeGreaterThan(2_000_000);
+    expect(spool.count).toBe(taken);
+    expect(spool.full).toMatch(why);
+    expect(spool.add({ index: 99, partitionKey: '', body: Buffer.alloc(0) })).toBe(false);
+    const there: number[] = [];
+    for await (const slice of spool.slices({ records: 4, bytes: 1e9 })) {
+      there.push(...slice.map(({ index, body }) => (body[299_999] === index ? index : -1)));
+    }
+    expect(there).toEqual(Array.from({ length: taken }, (_, index) => index));
+    room.close();
+  }
 });

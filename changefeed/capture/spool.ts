@@ -9,11 +9,14 @@ const readAt = promisify(read);
 
 /** What is gathered before it is written, and what is read at a time. */
 const CHUNK_BYTES = 256 * 1024;
-/** Of a change: the lengths of its key and of its body. */
-const HEAD_BYTES = 8;
+/** What a spool keeps in memory where the disk takes nothing more, so that each has something. */
+const TAIL_BYTES = 2 * 1024 * 1024;
+/** Of a change: its index, and the lengths of its key and of its body. */
+const HEAD_BYTES = 12;
 
-/** A change whose transaction is not known to be committed. */
+/** A change, and its place among those of its transaction. */
 export interface Part {
+  readonly index: number;
   readonly partitionKey: string;
   readonly body: Buffer;
 }
@@ -46,12 +49,9 @@ export class SpoolRoom {
     return this.#open.size;
   }
 
-  /** @throws Error where no file can be made */
   spool(): Spool {
-    const path = join(this.#directory, `conger-capture-${process.pid}-${this.#made++}`);
-    const fd = openSync(path, 'wx+', 0o600);
-    unlinkSync(path);
-    const spool = new Spool(fd, {
+    const spool = new Spool({
+      file: () => this.#file(),
       take: (bytes) => this.#take(bytes),
       closed: (bytes) => {
         this.#bytes -= bytes;
@@ -68,57 +68,78 @@ export class SpoolRoom {
     for (const spool of this.#open) spool.close();
   }
 
-  #take(bytes: number): void {
-    if (this.#bytes + bytes > this.#limit) {
-      throw new Error(
-        `transactions in progress are larger than the spool, of ${this.#limit} bytes (CONGER_CAPTURE_SPOOL_MB)`,
-      );
-    }
+  #file(): number {
+    const path = join(this.#directory, `conger-capture-${process.pid}-${this.#made++}`);
+    const fd = openSync(path, 'wx+', 0o600);
+    unlinkSync(path);
+    return fd;
+  }
+
+  #take(bytes: number): boolean {
+    if (this.#bytes + bytes > this.#limit) return false;
     this.#bytes += bytes;
     spoolBytes.set(this.#bytes);
+    return true;
   }
 }
 
+interface Room {
+  file(): number;
+  take(bytes: number): boolean;
+  closed(bytes: number): void;
+}
+
 /**
- * The changes of one transaction, on disk, in order. Written synchronously: while the disk is slow nothing more is taken
- * from PostgreSQL.
+ * Changes of one transaction, on disk, in order. Written synchronously: while the disk is slow nothing more is taken from
+ * PostgreSQL. Where the disk or the limit has no more room it holds what came until then, which is 2 MB at least, and
+ * says why: there is no error.
  */
 export class Spool {
-  readonly #fd: number;
-  readonly #room: { take(bytes: number): void; closed(bytes: number): void };
+  readonly #room: Room;
+  #fd: number | undefined;
   #gathered: Buffer[] = [];
   #gatheredBytes = 0;
-  #written = 0;
+  /** Bytes that were taken of the room, and those that are in the file for certain. */
+  #taken = 0;
+  #inFile = 0;
   #count = 0;
+  #full: string | undefined;
   #closed = false;
 
   /** Made by a SpoolRoom. */
-  constructor(fd: number, room: { take(bytes: number): void; closed(bytes: number): void }) {
-    this.#fd = fd;
+  constructor(room: Room) {
     this.#room = room;
   }
 
+  /** How many changes it holds. */
   get count(): number {
     return this.#count;
   }
 
-  /** Copies the change. @throws Error where there is no more room on the disk or in the limit */
-  add({ partitionKey, body }: Part): void {
+  /** Why there is no more room; undefined while there is. */
+  get full(): string | undefined {
+    return this.#full;
+  }
+
+  /** Copies the change. Answers false where there is no room for it, nor for any that comes after it. */
+  add({ index, partitionKey, body }: Part): boolean {
+    if (this.#full !== undefined && this.#gatheredBytes >= TAIL_BYTES) return false;
     const keyBytes = Buffer.byteLength(partitionKey);
     const entry = Buffer.allocUnsafe(HEAD_BYTES + keyBytes + body.length);
-    entry.writeUInt32BE(keyBytes, 0);
-    entry.writeUInt32BE(body.length, 4);
+    entry.writeUInt32BE(index, 0);
+    entry.writeUInt32BE(keyBytes, 4);
+    entry.writeUInt32BE(body.length, 8);
     entry.write(partitionKey, HEAD_BYTES);
     body.copy(entry, HEAD_BYTES + keyBytes);
     this.#gathered.push(entry);
     this.#gatheredBytes += entry.length;
     this.#count++;
-    if (this.#gatheredBytes >= CHUNK_BYTES) this.#flush();
+    if (this.#gatheredBytes >= CHUNK_BYTES && this.#full === undefined) this.#write();
+    return true;
   }
 
   /** All changes in order, in lists of at most so many changes and bytes (one change may be larger). */
   async *slices(most: { readonly records: number; readonly bytes: number }): AsyncGenerator<Part[]> {
-    this.#flush();
     let slice: Part[] = [];
     let bytes = 0;
     for await (const chunk of this.#chunks()) {
@@ -138,46 +159,61 @@ export class Spool {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    closeSync(this.#fd);
-    this.#room.closed(this.#written);
+    if (this.#fd !== undefined) closeSync(this.#fd);
+    this.#room.closed(this.#taken);
   }
 
-  #flush(): void {
+  /** Writes what was gathered, or keeps it. */
+  #write(): void {
     const chunk = Buffer.concat(this.#gathered);
-    this.#gathered = [];
-    this.#gatheredBytes = 0;
-    this.#room.take(chunk.length);
-    this.#written += chunk.length;
+    if (!this.#room.take(chunk.length)) {
+      this.#full = 'the spool is full (CONGER_CAPTURE_SPOOL_MB)';
+      return;
+    }
+    this.#taken += chunk.length;
     try {
+      this.#fd ??= this.#room.file();
       for (let done = 0; done < chunk.length; ) done += writeSync(this.#fd, chunk, done);
+      this.#inFile += chunk.length;
+      this.#gathered = [];
+      this.#gatheredBytes = 0;
     } catch (error) {
-      throw new Error(`the spool cannot be written (CONGER_CAPTURE_SPOOL): ${messageOf(error)}`, {
-        cause: error,
-      });
+      this.#full = `the spool cannot be written (CONGER_CAPTURE_SPOOL): ${messageOf(error)}`;
     }
   }
 
   /** The changes of each piece that is read. Bodies are views into it. */
   async *#chunks(): AsyncGenerator<Part[]> {
     let rest: Buffer = Buffer.alloc(0);
-    for (let at = 0; at < this.#written; ) {
-      const chunk = Buffer.allocUnsafe(Math.min(CHUNK_BYTES, this.#written - at));
+    for (let at = 0; this.#fd !== undefined && at < this.#inFile; ) {
+      const chunk = Buffer.allocUnsafe(Math.min(CHUNK_BYTES, this.#inFile - at));
       const { bytesRead } = await readAt(this.#fd, chunk, 0, chunk.length, at);
       if (bytesRead === 0) throw new Error('the spool is shorter than what was written to it');
       at += bytesRead;
       rest = Buffer.concat([rest, chunk.subarray(0, bytesRead)]);
-      const parts: Part[] = [];
-      let start = 0;
-      while (rest.length - start >= HEAD_BYTES) {
-        const bodyStart = start + HEAD_BYTES + rest.readUInt32BE(start);
-        const end = bodyStart + rest.readUInt32BE(start + 4);
-        if (end > rest.length) break;
-        const partitionKey = rest.toString('utf8', start + HEAD_BYTES, bodyStart);
-        parts.push({ partitionKey, body: rest.subarray(bodyStart, end) });
-        start = end;
-      }
-      rest = rest.subarray(start);
+      const { parts, end } = partsIn(rest);
+      rest = rest.subarray(end);
       yield parts;
     }
+    for (const entry of this.#gathered) yield partsIn(entry).parts;
   }
+}
+
+/** The changes that are whole in `bytes`, and where they end. */
+function partsIn(bytes: Buffer): { readonly parts: Part[]; readonly end: number } {
+  const parts: Part[] = [];
+  let start = 0;
+  while (bytes.length - start >= HEAD_BYTES) {
+    const keyStart = start + HEAD_BYTES;
+    const bodyStart = keyStart + bytes.readUInt32BE(start + 4);
+    const end = bodyStart + bytes.readUInt32BE(start + 8);
+    if (end > bytes.length) break;
+    parts.push({
+      index: bytes.readUInt32BE(start),
+      partitionKey: bytes.toString('utf8', keyStart, bodyStart),
+      body: bytes.subarray(bodyStart, end),
+    });
+    start = end;
+  }
+  return { parts, end: start };
 }

@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { silentLogger } from '../../runtime/log.ts';
 import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
@@ -16,6 +17,8 @@ const partitions = 4;
 let server: TestPostgres;
 let capture: Capture | undefined;
 let truth: Witness;
+/** What the capture has logged. */
+let told: string[];
 
 beforeAll(async () => {
   server = await startPostgres({ logical_decoding_work_mem: '64kB' });
@@ -24,6 +27,7 @@ beforeAll(async () => {
 afterAll(() => server.stop());
 
 beforeEach(async () => {
+  told = [];
   truth = new Witness(server.url);
   await truth.prepare();
 });
@@ -46,7 +50,7 @@ async function start(spool: SpoolOptions = {}): Promise<void> {
         log: silentLogger(),
       }),
     spool,
-    log: silentLogger(),
+    log: pino({}, { write: (line: string) => told.push(JSON.parse(line).msg) }),
   });
   await capture.start();
   while (!capture.status.active) await new Promise((resolve) => setTimeout(resolve, 10));
@@ -182,3 +186,59 @@ test('transactions in progress that are larger than the spool come one by one, a
   expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
   for (const client of clients) await client.end();
 });
+
+test('a committed transaction that is larger than the spool comes in pieces, in its place', {
+  timeout: 60_000,
+}, async () => {
+  await start({ limit: 1_000_000 });
+  const client = new pg.Client(server.url);
+  await client.connect();
+  await client.query('BEGIN');
+  await emitMany(client, 'large.', 12_000);
+  const [small] = await Promise.all([
+    runLoad(server.url, { sessions: 2, transactions: 40, seed: 7 }),
+    client.query('COMMIT'),
+  ]);
+  await emit(client, [{ partitionKey: 'owner-1', body: 'behind it' }]);
+  await untilAppended(server.url, 12_001 + small);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+  expect(told.filter((line) => /the rest has to come again/.test(line)).length).toBeGreaterThan(1);
+  await client.end();
+});
+
+test.for(['commits', 'is rolled back'])(
+  'large transactions come in parts again after one with a savepoint that was rolled back %s',
+  { timeout: 60_000 },
+  async (how) => {
+    await start();
+    const [client, other] = [new pg.Client(server.url), new pg.Client(server.url)];
+    await client.connect();
+    await other.connect();
+    await client.query('BEGIN');
+    await emitMany(client, 'before.', 500);
+    await client.query('SAVEPOINT a');
+    await emitMany(client, 'taken back.', 500);
+    await client.query('ROLLBACK TO a');
+    await emitMany(client, 'after.', 500);
+    let count = 1;
+    await emit(other, [{ partitionKey: 'owner-1', body: 'while it is in progress' }]);
+    await untilAppended(server.url, count);
+    await client.query(how === 'commits' ? 'COMMIT' : 'ROLLBACK');
+    if (how === 'commits') count += 1_000;
+    await untilAppended(server.url, count);
+    const again = () => told.some((line) => line.includes('parts again'));
+    while (!told.some((line) => line.includes('a savepoint was rolled back'))) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    const before = await streamedTransactions();
+    while ((await streamedTransactions()) === before) {
+      await emitMany(other, `more.${count}.`, 500);
+      count += 500;
+      await untilAppended(server.url, count);
+    }
+    expect(again()).toBe(true);
+    expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+    await client.end();
+    await other.end();
+  },
+);
