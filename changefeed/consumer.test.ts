@@ -201,6 +201,21 @@ test('the bootstrap runs once, before any change, also when its first owner died
   expect(await results()).toEqual(['boot', ...keys]);
 });
 
+test('what the log drops before the first record was taken is derived from the state', async () => {
+  const state: string[] = [];
+  const bootstrap = async () => [
+    { operation: 'put', bucket: 'results', key: 'list', value: [...state] } as const,
+  ];
+  const a = await member('a', { bootstrap });
+  await a.assign(0);
+  await a.revoke(0);
+  state.push(...fill(5));
+  log.drop(0);
+  const b = await member('b', { bootstrap });
+  await b.assign(0);
+  expect(await results()).toEqual(state);
+});
+
 test('a bootstrap in pieces reads again what was overtaken, and writes nothing once the partition is lost', async () => {
   const counts = async (): Promise<readonly BatchOp[]> => {
     const found = await kv.tryGet<string[]>('results', 'list');

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { BatchOp, Kv } from '../kvstore/types.ts';
+import { isCongerError } from '../runtime/errors.ts';
 import { failpoint } from '../runtime/failpoints.ts';
 import type { Logger } from '../runtime/log.ts';
 import { counter, gauge } from '../runtime/metrics.ts';
@@ -7,6 +8,8 @@ import { pause } from './backoff.ts';
 import { Checkpoint, PartitionLostError } from './checkpoint.ts';
 import { Holding } from './holding.ts';
 import { HeldKeys } from './poison.ts';
+import { START } from './position.ts';
+import { START } from './position.ts';
 import type { Change, Cursor, GroupHandler, LogBatch, LogReader, Reading } from './types.ts';
 
 export { ensureConsumerBuckets } from './checkpoint.ts';
@@ -75,13 +78,14 @@ export interface ConsumerOptions {
   /**
    * Derives everything of a partition from the state there is: called once, by the first consumer that ever gets the
    * partition, before any change, and once more at each gap: at a new epoch of the log, and where the log does not hold
-   * what comes next any more. Reading first begins at the log's start, with changes that the state may hold already. What is answered is committed at the end; more
-   * than one batch should hold goes through `apply`, piece by piece. May be called again where it was not finished.
+   * what comes next any more. Reading first begins at the log's start, with changes that the state may hold already. What
+   * is answered is committed at the end; more than one batch should hold goes through `apply`, piece by piece. May be
+   * called again where it was not finished.
    */
   readonly bootstrap?: (context: ConsumerContext, apply: Apply) => Promise<readonly BatchOp[] | undefined>;
   readonly onAssigned?: (context: ConsumerContext) => void;
   readonly onRevoked?: (context: ConsumerContext) => void;
-  /** The most changes that `handle` is given at once (100). */
+  /** The most changes that `handle` is given at once (100), unless one transaction has more in the partition. */
   readonly maxChanges?: number;
   /** How often a change is tried before it is put aside (5), and how long after the first time it is again (200 ms). */
   readonly maxTries?: number;
@@ -128,7 +132,8 @@ class GroupConsumer implements GroupHandler {
     const holding = await this.#takeOver(partition);
     this.#options.onAssigned?.(holding.context);
     const { position, offset } = holding.cursor;
-    return position === '' ? 'start' : { position, offset };
+    // What the log had before it was derived is in the state.
+    return position === START && holding.derived ? 'start' : { position, offset };
   }
 
   async revoked(partition: number): Promise<void> {
@@ -195,10 +200,23 @@ class GroupConsumer implements GroupHandler {
       applied: (partition, changes) => applied.inc(this.#labels(partition), changes),
       failed: (partition) => failures.inc(this.#labels(partition)),
     });
-    if (!checkpoint.value.bootstrapped) await holding.bootstrap();
+    if (!checkpoint.value.bootstrapped || (await this.#dropped(holding.cursor, partition)))
+      await holding.bootstrap();
     this.#holdings.set(partition, holding);
     this.#log.info({ partition, position: holding.cursor.position }, 'partition taken over');
     return holding;
+  }
+
+  /** Whether the log may have dropped records before the first one was taken: who begins at its start is not told. */
+  async #dropped({ position }: Cursor, partition: number): Promise<boolean> {
+    if (position !== START) return false;
+    try {
+      await this.#options.reader.locate(partition, START);
+      return false;
+    } catch (error) {
+      if (isCongerError(error, 'PositionGone')) return true;
+      throw error;
+    }
   }
 
   #labels(partition: number): { consumer: string; partition: string } {
