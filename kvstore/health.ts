@@ -3,8 +3,14 @@ import { createServer, type Server, type ServerResponse } from 'node:http';
 import { messageOf } from '../runtime/errors.ts';
 import { metrics } from '../runtime/metrics.ts';
 
-/** Serves GET /ping (200 while `check` resolves, else 503) and GET /metrics, beside a port that speaks no HTTP. */
-export async function serveHealth(host: string, port: number, check: () => Promise<void>): Promise<Server> {
+/** Answers what is wrong but hinders nobody, in words; rejects where nothing can be served. */
+type Check = () => Promise<string | undefined>;
+
+/**
+ * Serves GET /ping (200 while `check` resolves, else 503; status `OK`, or `WARNING` with what it answers) and GET /metrics,
+ * beside a port that speaks no HTTP.
+ */
+export async function serveHealth(host: string, port: number, check: Check): Promise<Server> {
   const server = createServer((request, response) => {
     const path = request.url?.split('?')[0];
     if (request.method !== 'GET') reply(response, 405, { code: 'MethodNotAllowed', message: 'GET only' });
@@ -17,10 +23,11 @@ export async function serveHealth(host: string, port: number, check: () => Promi
   return server;
 }
 
-async function ping(check: () => Promise<void>, response: ServerResponse): Promise<void> {
+async function ping(check: Check, response: ServerResponse): Promise<void> {
   try {
-    await check();
-    reply(response, 200, { ping: 'pong', pid: process.pid, status: 'OK' });
+    const warning = await check();
+    const status = warning === undefined ? { status: 'OK' } : { status: 'WARNING', warning };
+    reply(response, 200, { ping: 'pong', pid: process.pid, ...status });
   } catch (error) {
     reply(response, 503, { code: 'ServiceUnavailable', message: messageOf(error) });
   }

@@ -21,7 +21,10 @@ await runProcess('kvstore', async (runtime) => {
   const store = await openStore(runtime, hooks);
   shutdown.add('store', () => store.close());
 
-  const health = await serveHealth(config.host, config.metricsPort, () => store.ping());
+  const health = await serveHealth(config.host, config.metricsPort, async () => {
+    await store.ping();
+    return store.warning();
+  });
   shutdown.add('health', () => {
     health.close();
     health.closeAllConnections();
@@ -49,6 +52,7 @@ async function openStore(
         log,
         sql: config.sql,
         hooks,
+        slot: { name: config.captureSlot, budget: config.walBudgetMb * 2 ** 20 },
       });
     } catch (error) {
       if (performance.now() + pause > until || shutdown.signal.aborted) throw error;

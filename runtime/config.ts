@@ -135,7 +135,7 @@ export const options = {
     'CONGER_WAL_BUDGET_MB',
     '1024',
     count,
-    'megabytes of WAL that PostgreSQL may keep for the capture; from half of it on the capture warns',
+    'megabytes of WAL that PostgreSQL may keep for the capture; from half of it on the capture and kvstore warn',
   ),
   cnapi: option('CONGER_CNAPI', 'http://127.0.0.1:8080', list, 'CNAPI instances, comma-separated'),
   vmapi: option('CONGER_VMAPI', 'http://127.0.0.1:8081', list, 'VMAPI instances, comma-separated'),

@@ -2,6 +2,7 @@ import type pg from 'pg';
 import { messageOf } from '../../runtime/errors.ts';
 import { failpoint } from '../../runtime/failpoints.ts';
 import type { Logger } from '../../runtime/log.ts';
+import { type SlotWal, slotWal, WalBudget } from '../../runtime/postgres/slot-wal.ts';
 import { Backoff } from '../backoff.ts';
 import { type Lease, takeLease } from '../lease.ts';
 import { lsnToBigint } from '../position.ts';
@@ -17,7 +18,6 @@ import { ReplicationStream } from './replication.ts';
 import { checkEpoch, ensureSlot, epochAfter, freeSlot } from './slot.ts';
 import { type SpoolOptions, SpoolRoom } from './spool.ts';
 import { Visibility } from './visibility.ts';
-import { type SlotWal, slotWal, WalBudget } from './wal-budget.ts';
 
 /** How often who captures looks at what PostgreSQL does not tell. */
 const LOOK_MS = 5_000;

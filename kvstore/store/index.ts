@@ -18,6 +18,7 @@ import { objectRpcs } from './object-rpcs.ts';
 import { Registry } from './registry.ts';
 import { reindexRpcs } from './reindex.ts';
 import { initialiseSchema } from './schema.ts';
+import { type SlotOptions, SlotWatch } from './slot-watch.ts';
 import type { Store } from './store.ts';
 
 export interface StoreOptions {
@@ -30,6 +31,8 @@ export interface StoreOptions {
   readonly sql: boolean;
   /** Hooks that buckets may name. */
   readonly hooks?: ReadonlyMap<string, Hook>;
+  /** The changefeed's slot, where the WAL that it holds is to be looked at. */
+  readonly slot?: SlotOptions;
 }
 
 export interface OpenStore {
@@ -37,6 +40,8 @@ export interface OpenStore {
   readonly rpcs: RpcTable;
   /** @throws NoDatabasePeersError where PostgreSQL does not answer */
   ping(): Promise<void>;
+  /** What is wrong but hinders no call; undefined where nothing is. */
+  warning(): string | undefined;
   /** Ends every listener with an error, so that no call waits for more when the server is to end. */
   endListeners(): void;
   close(): Promise<void>;
@@ -68,6 +73,7 @@ export async function createStore(options: StoreOptions): Promise<OpenStore> {
     builder.wake();
   });
   bell.open();
+  const watch = options.slot && new SlotWatch(options.slot, database.readers, log);
   const store: Store = { database, registry, bell, group, reads, hooks, log };
   const listening = listenRpcs(store);
   return {
@@ -83,9 +89,10 @@ export async function createStore(options: StoreOptions): Promise<OpenStore> {
     },
     endListeners: listening.close,
     ping: () => ping(store),
+    warning: () => watch?.warning,
     close: async () => {
       listening.close();
-      await Promise.all([bell.close(), builder.close()]);
+      await Promise.all([bell.close(), builder.close(), watch?.close()]);
       await database.close();
     },
   };

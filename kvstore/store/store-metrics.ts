@@ -27,4 +27,9 @@ export function forgetReindex(bucket: string): void {
   reindexLeft.remove({ bucket });
 }
 
+export const slotWalHeld = gauge(
+  'conger_kvstore_slot_wal_held_bytes',
+  "WAL that PostgreSQL keeps for the capture's slot, also while no capture runs (CONGER_WAL_BUDGET_MB)",
+);
+
 export const listenerCount = gauge('conger_kvstore_listeners', 'Calls of listen that are under way');
