@@ -80,6 +80,17 @@ describe('the embedded log', { timeout: 20_000 }, () => {
     expect((await (await writer()).open()).every((tail) => tail !== '')).toBe(true);
   });
 
+  test('keeps what is behind a record that it keeps, also where the clock was set back between the two', async () => {
+    const one = await writer();
+    await one.open();
+    const now = Date.now();
+    const times = [now - 7_000, now - 1_000, now - 9_000, now - 8_000, now];
+    await one.append(times.map((time, i) => ({ ...record(i + 1, 0), time })));
+    expect(await trim({ postgres: url, partitions, log, fromSeq: 0n, fromTime: now - 5_000 })).toBe(1);
+    const { rows } = await admin.query<{ time: string }>('SELECT time FROM conger_log ORDER BY position');
+    expect(rows.map(({ time }) => Number(time))).toEqual(times.slice(1));
+  });
+
   test('the writer trims as it appends', async () => {
     const one = await writer({ retainRecords: 1_000 });
     await one.open();

@@ -16,8 +16,9 @@ export interface TrimOptions {
 const STEP = 2_000;
 
 /**
- * Deletes old records, oldest first, in steps of bounded size. The last record of a partition always stays: it says
- * where the partition ends. How far a partition was trimmed is written down with the deletion.
+ * Deletes old records, oldest first, in steps of bounded size. What is behind a record that stays, stays as well, though
+ * a clock that was set back may say that it is older: a reader that finds the record at its place counts on all that
+ * follows. The last record of a partition always stays: it says where the partition ends. How far a partition was trimmed is written down with the deletion.
  */
 export async function trim(options: TrimOptions): Promise<number> {
   const client = await connect({ postgres: options.postgres, name: 'conger log trim', log: options.log });
@@ -32,8 +33,9 @@ export async function trim(options: TrimOptions): Promise<number> {
            ), gone AS (
              DELETE FROM conger_log
               WHERE partition = $1
-                AND position IN (SELECT position FROM oldest WHERE seq < $2 OR time < $3)
+                AND position IN (SELECT position FROM oldest)
                 AND position < (SELECT max(position) FROM conger_log WHERE partition = $1)
+                AND position < coalesce((SELECT min(position) FROM oldest WHERE seq >= $2 AND time >= $3), '~')
               RETURNING position
            ), noted AS (
              INSERT INTO conger_log_trimmed AS t (partition, position)
