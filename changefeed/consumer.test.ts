@@ -302,7 +302,8 @@ test('records of other buckets move the checkpoint only now and then, and are ne
     fill(10, 'others');
     await m.offer(0);
   }
-  expect(kv.batches - before).toBe(2);
+  // The first, so that there is a place, and two more.
+  expect(kv.batches - before).toBe(3);
   const [key] = fill(1);
   await m.offer(0);
   expect(await results()).toEqual([key]);

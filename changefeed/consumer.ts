@@ -9,7 +9,6 @@ import { Checkpoint, PartitionLostError } from './checkpoint.ts';
 import { Holding } from './holding.ts';
 import { HeldKeys } from './poison.ts';
 import { START } from './position.ts';
-import { START } from './position.ts';
 import type { Change, Cursor, GroupHandler, LogBatch, LogReader, Reading } from './types.ts';
 
 export { ensureConsumerBuckets } from './checkpoint.ts';
@@ -132,8 +131,7 @@ class GroupConsumer implements GroupHandler {
     const holding = await this.#takeOver(partition);
     this.#options.onAssigned?.(holding.context);
     const { position, offset } = holding.cursor;
-    // What the log had before it was derived is in the state.
-    return position === START && holding.derived ? 'start' : { position, offset };
+    return position === START ? 'start' : { position, offset };
   }
 
   async revoked(partition: number): Promise<void> {

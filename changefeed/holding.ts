@@ -8,7 +8,7 @@ import { parseChange, UnreadableChangeError } from './change.ts';
 import { type Checkpoint, PartitionLostError } from './checkpoint.ts';
 import type { Apply, ConsumerContext, ConsumerOptions } from './consumer.ts';
 import { type Aside, type HeldKeys, isAway, poisonBucket, requestBucket } from './poison.ts';
-import { epochOf } from './position.ts';
+import { epochOf, START, transactionOf } from './position.ts';
 import { Replay, requestIn } from './replay.ts';
 import type { Change, Cursor, LogBatch, LogRecord } from './types.ts';
 
@@ -16,7 +16,7 @@ import type { Change, Cursor, LogBatch, LogRecord } from './types.ts';
 const stale = ['EtagConflictError', 'ObjectNotFoundError', 'UniqueAttributeError'] as const;
 const staleTries = 6;
 
-/** Bodies of this many bytes are applied at once at most, unless one alone is larger. */
+/** Bodies of this many bytes are applied at once at most, unless those of one transaction are larger. */
 const maxBytes = 4 * 1024 * 1024;
 
 const defaults = { maxChanges: 100, idleRecords: 2_000, maxTries: 5, retryMs: 200, maxHeldKeys: 100 };
@@ -36,9 +36,11 @@ export interface HoldingEvents {
 
 /**
  * One partition as one assignment consumes it. Each change is applied or put aside, in order for each partition key,
- * in one batch with the place behind it; the checkpoint's etag decides whether that happens at all.
+ * in one batch with the place behind it; the checkpoint's etag decides whether that happens at all. What a transaction
+ * has in the batch that was read is in one part, so that no place is within it.
  *
- * A change that cannot be applied is found by trying ever smaller parts of what failed. It is put aside, and with it all
+ * A change that cannot be applied is found by trying ever smaller parts of what failed, and only then also parts of a
+ * transaction. It is put aside, and with it all
  * later changes of its partition key, so that none overtakes it. What says nothing about the change (the store is away)
  * is not a try.
  */
@@ -122,7 +124,9 @@ export class Holding {
     if (items.length > 0) return;
     this.#passedOver += fresh.length;
     this.#cursor = batch.cursor;
-    if (opened || this.#passedOver >= this.options.idleRecords) await this.advance([], batch.cursor);
+    // Who takes over without a place has to derive everything anew once the log has dropped its first records.
+    const first = this.checkpoint.value.position === START;
+    if (opened || first || this.#passedOver >= this.options.idleRecords) await this.advance([], batch.cursor);
   }
 
   /** Commits writes with the place behind them. */
@@ -207,14 +211,16 @@ export class Holding {
     return { items, newer: undefined };
   }
 
-  /** Cuts items into parts of a bounded size; a request is a part of its own. */
+  /** Cuts items into parts of a bounded size, between transactions; a request is a part of its own. */
   *#parts(items: readonly Item[]): Generator<{ part: readonly Item[]; end: boolean }> {
     let part: Item[] = [];
     let bytes = 0;
     for (const item of items) {
       const alone = item.change?.bucket === requestBucket;
       const full = part.length >= this.options.maxChanges || bytes + item.record.body.length > maxBytes;
-      if (part.length > 0 && (alone || full || part[0]?.change?.bucket === requestBucket)) {
+      const before = part.at(-1);
+      const cut = full && before !== undefined && !sameTransaction(before, item);
+      if (before !== undefined && (alone || cut || before.change?.bucket === requestBucket)) {
         yield { part, end: false };
         part = [];
         bytes = 0;
@@ -235,7 +241,7 @@ export class Holding {
         { err: failed.error, partition, changes: part.length },
         `some changes were not applied, trying fewer: ${messageOf(failed.error)}`,
       );
-      const half = Math.ceil(part.length / 2);
+      const half = middleOf(part);
       await this.#apply(part.slice(0, half), this.#behind(part.slice(0, half)));
       await this.#apply(part.slice(half), place);
     } else if (only !== undefined) {
@@ -293,6 +299,20 @@ export class Holding {
     const position = part.at(-1)?.record.position ?? this.#cursor.position;
     return { position, offset: this.#cursor.offset };
   }
+}
+
+function sameTransaction(a: Item, b: Item): boolean {
+  return transactionOf(a.record.position) === transactionOf(b.record.position);
+}
+
+/** Where two or more items are cut in two: between the transactions next to the middle, or within the only one. */
+function middleOf(items: readonly Item[]): number {
+  const half = Math.ceil(items.length / 2);
+  const ends = items.flatMap((item, i) => {
+    const before = items[i - 1];
+    return before === undefined || sameTransaction(before, item) ? [] : [i];
+  });
+  return ends.reduce((best, i) => (Math.abs(i - half) < Math.abs(best - half) ? i : best), ends[0] ?? half);
 }
 
 function asideOf({ record, change }: Item): Aside {

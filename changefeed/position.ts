@@ -39,6 +39,11 @@ export function epochOf(position: Position): number {
   return position === START ? FIRST_EPOCH : Number.parseInt(position.slice(0, 8), 16);
 }
 
+/** What the positions of one transaction have in common: its epoch and commit LSN. */
+export function transactionOf(position: Position): string {
+  return position.slice(0, 25);
+}
+
 /** The highest epoch among positions. */
 export function epochOfAll(positions: readonly Position[]): number {
   return positions.reduce((most, position) => Math.max(most, epochOf(position)), FIRST_EPOCH);

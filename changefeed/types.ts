@@ -41,6 +41,8 @@ export interface LogRecord {
   readonly xid: string;
   readonly index: number;
   readonly count: number;
+  /** The index of the last change that the transaction has in this partition; may be absent on the last of all. */
+  readonly last?: number;
   readonly time: number;
   readonly body: Buffer;
 }
@@ -51,7 +53,10 @@ export interface Cursor {
   readonly offset: string;
 }
 
-/** Records of one partition, in order, with the cursor that is right behind them. */
+/**
+ * Records of one partition, in order, with the cursor that is right behind them. What a transaction has in the partition
+ * comes in one batch, up to a bound (whole.ts); pages of `readFrom` may end within.
+ */
 export interface LogBatch {
   readonly partition: number;
   readonly records: readonly LogRecord[];
@@ -64,7 +69,11 @@ export interface LogBatch {
 export interface LogWriter {
   /** Takes the log over and answers the last position of each partition ('' where it is empty). */
   open(): Promise<readonly Position[]>;
-  /** Appends in order; resolves once everything is durable; rejects with nothing or a prefix (of each partition) appended. */
+  /**
+   * Appends in order; resolves once everything is durable; rejects with nothing or a prefix (of each partition) appended.
+   * May be called again before: what is given then is appended behind what was given before, and not at all where that
+   * fails.
+   */
   append(records: readonly LogRecord[]): Promise<void>;
   close(): Promise<void>;
 }

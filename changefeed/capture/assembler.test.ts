@@ -31,6 +31,7 @@ test('a transaction comes out whole at its commit, its records counted and place
       partitionKey: 'a',
       index: 0,
       count: 2,
+      last: 0,
       time: 5,
       body: Buffer.from('one'),
     },
@@ -40,10 +41,30 @@ test('a transaction comes out whole at its commit, its records counted and place
       partitionKey: 'b/c',
       index: 1,
       count: 2,
+      last: 1,
       time: 5,
       body: Buffer.from('two'),
     },
   ]);
+});
+
+test('every record says which is the last of its transaction in its partition, also of a large transaction', async () => {
+  const bodies = [10, 1_000_000].map((bytes) => 'x'.repeat(bytes));
+  for (const body of bodies) {
+    const assembler = new Assembler(1, 2, room);
+    const keys = ['a', 'b', 'c', 'a', 'd', 'e', 'a', 'b'];
+    const partitions = keys.map((key) => partitionOf(key, 2));
+    assembler.push(begin(16n));
+    for (const key of keys) assembler.push(change(key, body));
+    const out = assembler.push(commit(16n));
+    const records = [...(out?.records ?? [])];
+    for await (const slice of out?.large?.slices({ records: 3, bytes: 1 << 20 }) ?? [])
+      records.push(...slice);
+    out?.large?.close();
+    expect(out?.large === undefined).toBe(body === bodies[0]);
+    expect(new Set(partitions).size).toBe(2);
+    expect(records.map(({ last }) => last)).toEqual(partitions.map((p) => partitions.lastIndexOf(p)));
+  }
 });
 
 test('messages of others, and those outside of transactions, are no changes', () => {

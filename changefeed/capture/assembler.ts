@@ -52,11 +52,13 @@ interface Open {
   spool: Spool | undefined;
   /** Whether the spool did not take all of what is new. */
   cut: boolean;
+  /** By partition, the index of the last change that has come; of what is in memory it is found at the commit. */
+  readonly last: number[];
 }
 
 /**
  * Puts transactions together out of pgoutput's messages. A transaction is given out whole, at its commit, and every
- * record in it knows its index and how many there are; messages outside of transactions, and of other prefixes, are
+ * record in it knows its index, how many there are, and which is the last one in its partition; messages outside of transactions, and of other prefixes, are
  * nobody's changes. Large ones wait on disk, also those that PostgreSQL sends while they are in progress (streams).
  *
  * Of a committed transaction that the disk does not take whole, what has no room is only counted: what has is given out,
@@ -151,6 +153,7 @@ export class Assembler {
   }
 
   #spool(open: Open, spool: Spool, part: Part): void {
+    this.#noteLast(open, part);
     if (open.cut || (open.commit !== undefined && this.#isInLog(part, open.commit))) return;
     open.cut = !spool.add(part);
     if (open.commit === undefined && spool.full !== undefined) {
@@ -159,6 +162,10 @@ export class Assembler {
         [...this.#streamed.keys()],
       );
     }
+  }
+
+  #noteLast({ last }: Open, { index, partitionKey }: Part): void {
+    last[partitionOf(partitionKey, this.#partitions)] = index;
   }
 
   #isInLog({ index, partitionKey }: Part, { lsn }: Commit): boolean {
@@ -186,7 +193,8 @@ export class Assembler {
 
   #captured(open: Open, commit: Commit, endLsn: bigint): CapturedTransaction {
     const { xid32, count, parts, bytes, spool, cut } = open;
-    const record = (part: Part) => this.#record(part, commit, count);
+    if (parts.length > 1) for (const part of parts) this.#noteLast(open, part);
+    const record = (part: Part) => this.#record(part, commit, open);
     if (spool === undefined) return { xid32, endLsn, bytes, records: parts.map(record) };
     const large: LargeTransaction = {
       async *slices(most) {
@@ -203,13 +211,15 @@ export class Assembler {
     return { xid32, endLsn, bytes: 0, records: [], large };
   }
 
-  #record({ index, partitionKey, body }: Part, commit: Commit, count: number): CapturedRecord {
+  #record({ index, partitionKey, body }: Part, commit: Commit, { count, last }: Open): CapturedRecord {
+    const partition = partitionOf(partitionKey, this.#partitions);
     return {
       position: formatPosition({ epoch: this.#epoch, lsn: commit.lsn, index }),
-      partition: partitionOf(partitionKey, this.#partitions),
+      partition,
       partitionKey,
       index,
       count,
+      last: last[partition] ?? index,
       time: commit.time,
       body,
     };
@@ -217,5 +227,5 @@ export class Assembler {
 }
 
 function newOpen(xid32: number, commit?: Commit): Open {
-  return { xid32, commit, count: 0, parts: [], bytes: 0, spool: undefined, cut: false };
+  return { xid32, commit, count: 0, parts: [], bytes: 0, spool: undefined, cut: false, last: [] };
 }

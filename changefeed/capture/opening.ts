@@ -33,6 +33,7 @@ export function openings(epoch: number, tails: readonly Position[]): LogRecord[]
       xid: '0',
       index: 0,
       count: 1,
+      last: 0,
       time: Date.now(),
       body: Buffer.from(JSON.stringify(body)),
     };

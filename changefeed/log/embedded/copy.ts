@@ -2,8 +2,8 @@ import type pg from 'pg';
 import type { LogRecord } from '../../types.ts';
 
 /** The columns of an encoded record, in order. */
-export const COPY_COLUMNS = 'partition, position, seq, partition_key, xid, idx, cnt, time, body';
-const FIELDS = 9;
+export const COPY_COLUMNS = 'partition, position, seq, partition_key, xid, idx, cnt, last, time, body';
+const FIELDS = 10;
 
 const COPY_DATA = 0x64;
 const COPY_DONE = Buffer.from([0x63, 0, 0, 0, 4]);
@@ -13,7 +13,7 @@ const FRAME_BYTES = 256 * 1024;
 
 /** PGCOPY header of the binary format: signature, flags, no extension. */
 const HEADER = Buffer.from('5047434f50590aff0d0a000000000000000000', 'hex');
-/** Of a record without its texts: field count, nine lengths, three ints, three bigints. */
+/** Of a record without its texts and `last`: field count, ten lengths, three ints, three bigints. */
 const FIXED = 2 + FIELDS * 4 + 3 * 4 + 3 * 8;
 
 /**
@@ -40,7 +40,8 @@ export function encodeCopy(records: readonly LogRecord[], firstSeq: bigint): Buf
 }
 
 function sizeOf(record: LogRecord): number {
-  return FIXED + record.position.length + Buffer.byteLength(record.partitionKey) + record.body.length;
+  const last = record.last === undefined ? 0 : 4;
+  return FIXED + last + record.position.length + Buffer.byteLength(record.partitionKey) + record.body.length;
 }
 
 function encodeFrame(
@@ -86,6 +87,8 @@ function encodeRecord(to: Buffer, offset: number, record: LogRecord, seq: bigint
   bigint(BigInt(record.xid));
   int(record.index);
   int(record.count);
+  if (record.last === undefined) at = to.writeInt32BE(-1, at);
+  else int(record.last);
   bigint(BigInt(record.time));
   at = to.writeInt32BE(record.body.length, at);
   return at + record.body.copy(to, at);

@@ -2,6 +2,7 @@ import { messageOf } from '../../../runtime/errors.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { Backoff } from '../../backoff.ts';
 import type { LogBatch, LogRecord, Position } from '../../types.ts';
+import { Whole } from '../../whole.ts';
 import type { Fetched, Place } from './rows.ts';
 
 export interface PumpOptions {
@@ -11,14 +12,20 @@ export interface PumpOptions {
   readonly deliver: (batch: LogBatch) => void | Promise<void>;
   /** Told where records behind the last ones are gone, before what comes behind the gap. */
   readonly gap: (partition: number, position: Position) => void | Promise<void>;
+  /** Everything up to the position was taken, or waits for the rest of its transaction. */
+  readonly onRead?: (partition: number, position: Position) => void;
   readonly log: Logger;
 }
 
 interface Lane {
+  /** Of the last record that was read. */
   position: Position;
-  /** The gap behind `position` was told. */
+  /** The last of what was read, whose transaction has more to come. */
+  held: readonly LogRecord[];
+  readonly whole: Whole;
+  /** The gap behind what was read was told. */
   gapTold: boolean;
-  /** There may be records behind `position`. */
+  /** There may be records behind what was read. */
   dirty: boolean;
   /** The delivery in progress. */
   busy: Promise<void> | undefined;
@@ -27,7 +34,8 @@ interface Lane {
 
 /**
  * Reads partitions whenever the bell has rung for them, all in one query, until they are dry. Each partition has one
- * batch in delivery at a time, goes on behind it only when it was taken, and does not wait for other partitions.
+ * batch in delivery at a time, goes on behind it only when it was taken, and does not wait for other partitions. What a
+ * transaction has in a partition is in one batch, unless it is too large.
  */
 export class Pump {
   readonly #options: PumpOptions;
@@ -41,8 +49,15 @@ export class Pump {
   }
 
   add(partition: number, position: Position): void {
-    const removed = new AbortController();
-    this.#lanes.set(partition, { position, gapTold: false, dirty: true, busy: undefined, removed });
+    this.#lanes.set(partition, {
+      position,
+      held: [],
+      whole: new Whole(),
+      gapTold: false,
+      dirty: true,
+      busy: undefined,
+      removed: new AbortController(),
+    });
     this.#kick();
   }
 
@@ -85,11 +100,13 @@ export class Pump {
       try {
         const found = await fetch(due.map(([partition, lane]) => ({ partition, position: lane.position })));
         for (const [partition, lane] of due) {
-          const { records, gap } = found.get(partition) ?? { records: [], gap: false };
-          if (records.length === limit) lane.dirty = true;
-          const untold = gap && !lane.gapTold;
-          if (lane.removed.signal.aborted || (records.length === 0 && !untold)) continue;
-          lane.busy = this.#deliver(partition, lane, records, untold);
+          const fetched = found.get(partition);
+          if (fetched === undefined || lane.removed.signal.aborted) continue;
+          if (fetched.records.length === limit) lane.dirty = true;
+          lane.busy = this.#deliver(partition, lane, fetched).then((taken) => {
+            lane.busy = undefined;
+            if (taken && lane.dirty) this.#kick();
+          });
         }
         backoff.reset();
       } catch (error) {
@@ -101,27 +118,39 @@ export class Pump {
     this.#running = false;
   }
 
-  async #deliver(partition: number, lane: Lane, records: readonly LogRecord[], gap: boolean): Promise<void> {
+  /** Hands over what a fetch has found, as far as transactions are whole. Answers whether it was taken. */
+  async #deliver(partition: number, lane: Lane, { records, gap }: Fetched): Promise<boolean> {
     const { signal } = lane.removed;
-    const last = records.at(-1);
-    let taken = true;
-    if (gap) {
+    if (gap && !lane.gapTold) {
+      // What it waited for is gone.
+      lane.whole.pass();
+      if (!(await this.#hand(partition, lane, lane.held))) return false;
+      lane.held = [];
       const { position } = lane;
-      taken = await this.#offer(partition, position, () => this.#options.gap(partition, position), signal);
-      lane.gapTold = taken;
+      const tell = () => this.#options.gap(partition, position);
+      lane.gapTold = await this.#offer(partition, position, tell, signal);
+      if (!lane.gapTold) return false;
     }
-    if (taken && last !== undefined) {
-      const cursor = { position: last.position, offset: '' };
-      const batch: LogBatch = { partition, records, cursor };
-      const first = records[0]?.position ?? cursor.position;
-      taken = await this.#offer(partition, first, () => this.#options.deliver(batch), signal);
-      if (taken) {
-        lane.position = cursor.position;
-        lane.gapTold = false;
-      }
-    }
-    lane.busy = undefined;
-    if (taken && lane.dirty) this.#kick();
+    const last = records.at(-1);
+    if (last === undefined) return true;
+    let waiting = 0;
+    for (const record of records) waiting = lane.whole.add(record);
+    const all = [...lane.held, ...records];
+    const ready = all.length - waiting;
+    if (!(await this.#hand(partition, lane, all.slice(0, ready)))) return false;
+    lane.held = all.slice(ready);
+    lane.position = last.position;
+    lane.gapTold = false;
+    this.#options.onRead?.(partition, last.position);
+    return true;
+  }
+
+  async #hand(partition: number, lane: Lane, records: readonly LogRecord[]): Promise<boolean> {
+    const [first, last] = [records[0], records.at(-1)];
+    if (first === undefined || last === undefined) return true;
+    const batch: LogBatch = { partition, records, cursor: { position: last.position, offset: '' } };
+    const { signal } = lane.removed;
+    return this.#offer(partition, first.position, () => this.#options.deliver(batch), signal);
   }
 
   /** Offers something until it is taken, or the partition is removed. */

@@ -96,19 +96,13 @@ export class EmbeddedReader implements LogReader {
       caughtUp = resolve;
     });
     if (behind.size === 0) caughtUp();
-    const pump = this.#pump(
-      'all',
-      async (batch) => {
-        await onBatch(batch);
-        const target = behind.get(batch.partition);
-        if (target === undefined || batch.cursor.position < target) return;
-        behind.delete(batch.partition);
-        if (behind.size === 0) caughtUp();
-      },
-      onGap,
-    );
+    const onRead = (partition: number, position: Position) => {
+      if (position >= (behind.get(partition) ?? '')) behind.delete(partition);
+      if (behind.size === 0) caughtUp();
+    };
+    const pump = this.#pump('all', onBatch, onGap, onRead);
     const reading = this.#reading(pump, async () => caughtUp());
-    for (const extent of extents) pump.add(extent.partition, extent.from);
+    for (const { partition, from } of extents) pump.add(partition, from);
     await end;
     return reading;
   }
@@ -185,6 +179,7 @@ export class EmbeddedReader implements LogReader {
     who: string,
     deliver: (batch: LogBatch) => void | Promise<void>,
     onGap?: (partition: number) => void | Promise<void>,
+    onRead?: (partition: number, position: Position) => void,
   ): Pump {
     return new Pump({
       fetch: (places) => fetchRecords(this.#pool, places),
@@ -194,6 +189,7 @@ export class EmbeddedReader implements LogReader {
         this.#log.error({ who, partition, position }, 'the log does not hold all that comes behind');
         await onGap?.(partition);
       },
+      ...(onRead === undefined ? {} : { onRead }),
       log: this.#log,
     });
   }

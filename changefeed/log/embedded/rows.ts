@@ -12,6 +12,7 @@ interface Row {
   xid: string;
   idx: number;
   cnt: number;
+  last: number | null;
   time: string;
   body: string;
 }
@@ -46,7 +47,7 @@ export async function fetchRecords(pool: pg.Pool, places: readonly Place[]): Pro
                   l.*
              FROM unnest($1::int[], $2::text[]) AS place(partition, position)
              LEFT JOIN LATERAL (
-              SELECT partition, position, partition_key, xid, idx, cnt, time, body
+              SELECT partition, position, partition_key, xid, idx, cnt, last, time, body
                 FROM conger_log
                WHERE partition = place.partition AND position > place.position COLLATE "C"
                ORDER BY position LIMIT ${FETCH_LIMIT}
@@ -72,6 +73,7 @@ function recordOf(row: Row): LogRecord {
     xid: row.xid,
     index: row.idx,
     count: row.cnt,
+    ...(row.last === null ? {} : { last: row.last }),
     time: Number(row.time),
     body: Buffer.from(row.body, 'utf8'),
   };
@@ -85,7 +87,7 @@ const PAGE_BYTES = 1 << 20;
 export async function fetchPage(pool: pg.Pool, partition: number, position: Position): Promise<LogRecord[]> {
   const { rows } = await pool.query<Row>({
     name: 'conger-log-page',
-    text: `SELECT partition, position, partition_key, xid, idx, cnt, time, body
+    text: `SELECT partition, position, partition_key, xid, idx, cnt, last, time, body
              FROM (SELECT *, row_number() OVER w AS nth, sum(octet_length(body)) OVER w AS bytes
                      FROM (SELECT * FROM conger_log
                             WHERE partition = $1 AND position > $2 COLLATE "C"

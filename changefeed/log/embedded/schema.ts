@@ -21,6 +21,8 @@ const TABLES = `
     body text NOT NULL,
     PRIMARY KEY (partition, position)
   );
+  -- Not there in a log of 0.1.0, whose writers leave it empty.
+  ALTER TABLE conger_log ADD COLUMN IF NOT EXISTS last int;
   CREATE TABLE IF NOT EXISTS conger_log_writer (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     generation bigint NOT NULL,
@@ -47,7 +49,7 @@ const TABLES = `
 `;
 
 /**
- * Makes the log's tables where they are missing.
+ * Makes the log's tables where they are missing, or of an earlier version.
  * @throws Error where the log exists with another number of partitions.
  */
 export async function ensureLog(client: pg.ClientBase, partitions: number): Promise<void> {
@@ -68,9 +70,11 @@ export async function ensureLog(client: pg.ClientBase, partitions: number): Prom
   }
 }
 
+/** Undefined where the tables are missing, or of an earlier version. */
 async function readPartitions(client: pg.ClientBase): Promise<number | undefined> {
   const exists = await client.query<{ there: boolean }>(
-    "SELECT to_regclass('conger_log_writer') IS NOT NULL AS there",
+    `SELECT to_regclass('conger_log_writer') IS NOT NULL
+            AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('conger_log') AND attname = 'last') AS there`,
   );
   if (exists.rows[0]?.there !== true) return undefined;
   const { rows } = await client.query<{ partitions: number }>('SELECT partitions FROM conger_log_writer');

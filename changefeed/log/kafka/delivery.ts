@@ -5,13 +5,14 @@ import { counter } from '../../../runtime/metrics.ts';
 import { Backoff } from '../../backoff.ts';
 import { START } from '../../position.ts';
 import type { LogBatch, LogRecord, Position } from '../../types.ts';
+import { Whole } from '../../whole.ts';
 import type { Fetched } from './fetch.ts';
 import { fromMessage, sizeOf } from './records.ts';
 
-/** What one batch holds at most; a single record may be larger. */
+/** What one batch holds at most; what a transaction has in the partition may be larger. */
 const maxBatchRecords = 500;
 const maxBatchBytes = 1 << 20;
-/** Past this nothing more is fetched for the partition until some has been handled. */
+/** Past this nothing more is fetched for the partition until some has been handled, if any can be. */
 const maxQueuedBytes = 2 << 20;
 
 const dropped = counter(
@@ -32,7 +33,7 @@ export interface DeliveryOptions {
   onBatch(batch: LogBatch): void | Promise<void>;
   /** Records are gone unread, or the topic is another one: called before what comes behind the gap. */
   onGap?(): void | Promise<void>;
-  /** Everything before `offset` has been handled. */
+  /** Everything before `offset` has been handled, or waits for the rest of its transaction. */
   onProgress?(partition: number, offset: bigint): void;
   /** There is room again. */
   onRoom(): void;
@@ -42,11 +43,14 @@ interface Queued {
   /** Undefined: a gap. */
   readonly record: LogRecord | undefined;
   readonly next: bigint;
+  /** Whether a batch may end behind it. */
+  end: boolean;
 }
 
 /**
  * Hands the records of one partition to their handler: positions only ever increase, one batch at a time, and the next
- * only after the handler has taken the one before. A handler that throws gets the same batch again.
+ * only after the handler has taken the one before. A handler that throws gets the same batch again. What a transaction
+ * has in the partition is in one batch, unless it is too large.
  *
  * An offset means nothing in a topic that was deleted and made again. So where connections are new, the first fetch
  * begins at the last record that was read: one that is of a later position shows that the topic is another one.
@@ -57,6 +61,9 @@ export class Delivery {
   readonly #stopped = new AbortController();
   #queue: Queued[] = [];
   #queuedBytes = 0;
+  /** How many of the first of the queue can be handed over. */
+  #ready = 0;
+  readonly #whole = new Whole();
   /** The position of the last record that was queued, and the offset behind the last that was fetched. */
   #position: Position;
   #next: bigint;
@@ -90,7 +97,7 @@ export class Delivery {
   }
 
   get hasRoom(): boolean {
-    return this.#queuedBytes < maxQueuedBytes;
+    return this.#queuedBytes < maxQueuedBytes || this.#ready === 0;
   }
 
   /** Takes what a fetch from `from` has found. */
@@ -153,8 +160,16 @@ export class Delivery {
       const offset = BigInt(message.offset);
       if (offset < (this.#options.tellFrom ?? 0n)) return;
       this.#queuedBytes += sizeOf(record);
-      this.#queue.push({ record, next: offset + 1n });
+      this.#queue.push({ record, next: offset + 1n, end: false });
+      this.#release(this.#whole.add(record));
     }
+  }
+
+  /** All but the last so many can be handed over. */
+  #release(waiting: number): void {
+    this.#ready = this.#queue.length - waiting;
+    const last = this.#queue[this.#ready - 1];
+    if (last !== undefined) last.end = true;
   }
 
   /** What was to come is not there: reads on from `offset`, where positions tell what was read before. */
@@ -167,7 +182,9 @@ export class Delivery {
     this.#sameTopic = true;
     if (this.#gap) return;
     this.#gap = true;
-    this.#queue.push({ record: undefined, next: offset });
+    this.#release(this.#whole.pass());
+    this.#queue.push({ record: undefined, next: offset, end: true });
+    this.#ready++;
     this.#work();
   }
 
@@ -179,9 +196,10 @@ export class Delivery {
 
   async #drain(): Promise<void> {
     const { signal } = this.#stopped;
-    while (this.#queue.length > 0 && !signal.aborted) {
+    while (this.#ready > 0 && !signal.aborted) {
       if (this.#queue[0]?.record === undefined) {
         this.#queue.shift();
+        this.#ready--;
         await this.#offer(undefined, () => this.#options.onGap?.());
         continue;
       }
@@ -197,19 +215,21 @@ export class Delivery {
     const records: LogRecord[] = [];
     let bytes = 0;
     let next = this.#next;
-    for (const queued of this.#queue) {
+    let end = false;
+    for (const queued of this.#queue.slice(0, this.#ready)) {
       const { record } = queued;
       if (record === undefined) break;
       const size = sizeOf(record);
-      if (records.length === maxBatchRecords || (records.length > 0 && bytes + size > maxBatchBytes)) break;
+      if (end && (records.length >= maxBatchRecords || bytes + size > maxBatchBytes)) break;
       bytes += size;
       records.push(record);
-      next = queued.next;
+      ({ next, end } = queued);
     }
     const last = records.at(-1);
     if (last === undefined) throw new Error('there is nothing to deliver');
-    this.#queue.splice(0, records.length);
     const hadRoom = this.hasRoom;
+    this.#queue.splice(0, records.length);
+    this.#ready -= records.length;
     this.#queuedBytes -= bytes;
     if (!hadRoom && this.hasRoom) this.#options.onRoom();
     const offset = String(this.#queue.length === 0 ? this.#next : next);

@@ -20,6 +20,10 @@ export function toMessage(record: LogRecord): Message {
       xid: record.xid,
       idx: String(record.index),
       cnt: String(record.count),
+      // Where it is the last of all, index and count say so.
+      ...(record.last === undefined || record.index === record.count - 1
+        ? {}
+        : { last: String(record.last) }),
       time: String(record.time),
     },
   };
@@ -37,11 +41,13 @@ export function fromMessage(partition: number, message: FetchedMessage): LogReco
   const xid = header(headers.xid);
   const index = natural(headers.idx);
   const count = natural(headers.cnt);
+  const last = natural(headers.last);
   const time = natural(headers.time);
   if (value === null || !isPosition(position) || !/^\d+$/.test(xid)) return undefined;
   if (index === undefined || count === undefined || time === undefined) return undefined;
   const partitionKey = key === null ? '' : key.toString('utf8');
-  return { position, partition, partitionKey, xid, index, count, time, body: value };
+  const record = { position, partition, partitionKey, xid, index, count, time, body: value };
+  return last === undefined ? record : { ...record, last };
 }
 
 function header(value: FetchedMessage['headers'][string]): string {
