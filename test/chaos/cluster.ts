@@ -14,7 +14,7 @@ export const partitions = 4;
 
 /** A way between two of the parts, that can be broken. */
 export interface Link {
-  /** `capture0-postgres` */
+  /** `<from>-<to>`, numbered where there are several: `capture0-postgres0`, `service1-kafka2`. */
   readonly name: string;
   readonly proxy: TcpProxy;
 }
@@ -28,6 +28,8 @@ export interface Cluster {
   readonly urls: readonly string[];
   /** To all kvstore servers; nothing stands between. */
   readonly kv: Kv;
+  /** `tcp://127.0.0.1:<port>` */
+  readonly kvstores: readonly string[];
   /** How to reach PostgreSQL and the log past all links. */
   readonly config: Config;
   /** Ends every fault: links are whole, processes go on and are armed no more. Resolves when all serve. */
@@ -48,19 +50,20 @@ export interface ClusterOptions {
 
 export async function startCluster(options: ClusterOptions): Promise<Cluster> {
   const { fixtures, name, directory, plans, random } = options;
-  const database = await fixtures.database(name);
+  const hosts = await fixtures.database(name);
   const env: Record<string, string> = {
     CONGER_PARTITIONS: String(partitions),
     CONGER_CAPTURE_SLOT: name,
     ...(fixtures.kafka === undefined
       ? {}
       : {
-          CONGER_KAFKA: fixtures.kafka.brokers.join(','),
+          CONGER_KAFKA: fixtures.kafka.addresses.join(','),
           CONGER_KAFKA_TOPIC: name,
           CONGER_KAFKA_REPLICAS: String(fixtures.kafka.replicas),
         }),
   };
   const links: Link[] = [];
+  const own: TcpProxy[] = [];
   const processes: Managed[] = [];
   const stopped = new AbortController();
   let kv: Kv | undefined;
@@ -68,23 +71,37 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
     stopped.abort();
     await kv?.close();
     await Promise.all(processes.map((process) => process.stop()));
-    await Promise.all(links.map(({ proxy }) => proxy.close()));
+    await Promise.all(own.map((proxy) => proxy.close()));
     await fixtures.drop(name, name);
   };
   const link = async (linkName: string, port: number) => {
     const proxy = await startProxy(port);
+    own.push(proxy);
     links.push({ name: linkName, proxy });
     return proxy.port;
   };
+  const linkToPostgres = async (from: string) => {
+    const linked = hosts.map(async (host, n) => {
+      const url = new URL(host);
+      url.port = String(await link(`${from}-postgres${n}`, Number(url.port)));
+      return url.href;
+    });
+    return (await Promise.all(linked)).join(',');
+  };
+  const linkToKafka = (from: string, way: number) => {
+    const proxies = fixtures.kafka?.ways[way];
+    if (proxies === undefined) return {};
+    links.push(...proxies.map((proxy, n) => ({ name: `${from}-kafka${n}`, proxy })));
+    return { CONGER_KAFKA: proxies.map(({ port }) => `127.0.0.1:${port}`).join(',') };
+  };
   const make = async (kind: Kind, n: number, port: number, more: Record<string, string> = {}) => {
     const processName = `${kind}${n}`;
-    const url = new URL(database);
-    url.port = String(await link(`${processName}-postgres`, Number(url.port)));
-    const own = { CONGER_POSTGRES: url.href, CONGER_PORT: String(port), ...more };
+    const CONGER_POSTGRES = await linkToPostgres(processName);
+    const kafka = kind === 'kvstore' ? {} : linkToKafka(processName, kind === 'capture' ? n : 2 + n);
     const process = new Managed({
       kind,
       name: processName,
-      env: { ...env, ...own },
+      env: { ...env, CONGER_POSTGRES, CONGER_PORT: String(port), ...kafka, ...more },
       directory,
       plans: plans(kind, processName),
     });
@@ -109,18 +126,19 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
     return {
       fixtures,
       processes,
-      links,
+      // The order in which they came to be is nobody's.
+      links: links.toSorted((a, b) => (a.name < b.name ? -1 : 1)),
       urls: ports.map((port) => `http://127.0.0.1:${port}`),
       kv,
-      config: loadConfig({ ...env, CONGER_POSTGRES: database }),
+      kvstores: servers,
+      config: loadConfig({ ...env, CONGER_POSTGRES: hosts.join(',') }),
       heal: async () => {
         for (const process of processes) {
           process.disarm();
           process.resume();
         }
         for (const { proxy } of links) proxy.heal();
-        await fixtures.postgres.kill('SIGCONT');
-        await fixtures.postgres.start();
+        await fixtures.heal();
         await Promise.all(processes.map((process) => process.ready()));
       },
       stop,

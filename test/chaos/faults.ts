@@ -1,10 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseChange } from '../../changefeed/change.ts';
-import { openLogReader, openLogWriter } from '../../changefeed/log/index.ts';
-import type { LogRecord } from '../../changefeed/types.ts';
-import { silentLogger } from '../../runtime/log.ts';
+import type { Direction } from '../fixtures/proxy.ts';
 import type { Random } from '../random.ts';
 import type { Cluster } from './cluster.ts';
+import { failover } from './failover.ts';
+import { kafka, leader } from './kafka-faults.ts';
 
 /** Breaks something, in a way that follows from `random`, and resolves when it is whole again. */
 export type Fault = (cluster: Cluster, random: Random) => Promise<void>;
@@ -42,47 +41,56 @@ const processes: Readonly<Record<string, Fault>> = {
   },
 };
 
+/** What can happen to one of the links whose names match. */
+function onOneOf(names: RegExp): Readonly<Record<string, Fault>> {
+  const one = ({ links }: Cluster, random: Random) =>
+    random.pick(links.filter(({ name }) => names.test(name))).proxy;
+  const lose =
+    (direction: Direction): Fault =>
+    async (cluster, random) => {
+      const proxy = one(cluster, random);
+      proxy.lose(direction);
+      await pause(random, 800);
+      proxy.heal();
+    };
+  return {
+    cut: async (cluster, random) => {
+      const proxy = one(cluster, random);
+      for (let i = 0; i < 4; i++) {
+        proxy.cut();
+        await pause(random, 150);
+      }
+    },
+    refuse: async (cluster, random) => {
+      const proxy = one(cluster, random);
+      proxy.refuse();
+      await pause(random, 1_500);
+      proxy.heal();
+    },
+    hold: async (cluster, random) => {
+      const proxy = one(cluster, random);
+      proxy.hold();
+      await pause(random, 2_000);
+      proxy.heal();
+    },
+    'lose-answers': lose('answers'),
+    'lose-requests': lose('requests'),
+  };
+}
+
 const network: Readonly<Record<string, Fault>> = {
-  cut: async (cluster, random) => {
-    const { proxy } = random.pick(cluster.links);
-    for (let i = 0; i < 4; i++) {
-      proxy.cut();
-      await pause(random, 150);
-    }
-  },
+  ...onOneOf(/./),
   'cut-all': async (cluster) => {
     for (const { proxy } of cluster.links) proxy.cut();
   },
-  refuse: async (cluster, random) => {
-    const { proxy } = random.pick(cluster.links);
-    proxy.refuse();
-    await pause(random, 1_500);
-    proxy.heal();
-  },
   /** A service is away from the log for long enough to lose what it owns, and can still write. */
-  'lose-log': async (cluster, random) => {
-    const { proxy } = random.pick(cluster.links.filter(({ name }) => /^service\d-postgres$/.test(name)));
-    proxy.refuse();
+  'lose-log': async ({ fixtures, links }, random) => {
+    const of = fixtures.log === 'kafka' ? 'kafka' : 'postgres';
+    const service = random.pick([0, 1]);
+    const lost = links.filter(({ name }) => name.startsWith(`service${service}-${of}`));
+    for (const { proxy } of lost) proxy.refuse();
     await sleep(1_500 + random.below(1_500));
-    proxy.heal();
-  },
-  hold: async (cluster, random) => {
-    const { proxy } = random.pick(cluster.links);
-    proxy.hold();
-    await pause(random, 2_000);
-    proxy.heal();
-  },
-  'lose-answers': async (cluster, random) => {
-    const { proxy } = random.pick(cluster.links);
-    proxy.lose('answers');
-    await pause(random, 800);
-    proxy.heal();
-  },
-  'lose-requests': async (cluster, random) => {
-    const { proxy } = random.pick(cluster.links);
-    proxy.lose('requests');
-    await pause(random, 800);
-    proxy.heal();
+    for (const { proxy } of lost) proxy.heal();
   },
 };
 
@@ -110,33 +118,6 @@ const postgres: Readonly<Record<string, Fault>> = {
   },
 };
 
-const kafka: Readonly<Record<string, Fault>> = {
-  /** Where there are several, the partitions that it leads get another leader. */
-  restart: async ({ fixtures }, random) => {
-    await fixtures.kafka?.restart(random.below(3), () => pause(random, 3_000));
-  },
-  /** As a writer does that was paused, and wakes when another one has taken over. */
-  duplicate: async ({ config }, random) => {
-    const log = silentLogger();
-    const reader = await openLogReader(config, log);
-    const last: LogRecord[] = [];
-    try {
-      const most = 1 + random.below(40);
-      await (await reader.readAll(most, ({ records }) => void last.push(...records))).stop();
-    } finally {
-      await reader.close();
-    }
-    for (const record of last) parseChange(record);
-    const writer = await openLogWriter(config, log);
-    try {
-      await writer.open();
-      await writer.append(last);
-    } finally {
-      await writer.close();
-    }
-  },
-};
-
 /** The replication slot goes, and with it the changes that nobody has read. */
 const slot: Readonly<Record<string, Fault>> = {
   drop: async ({ fixtures, config }) => {
@@ -156,7 +137,15 @@ const slot: Readonly<Record<string, Fault>> = {
   },
 };
 
-const groups = { process: processes, network, postgres, kafka, slot } as const;
+const groups = {
+  process: processes,
+  network,
+  postgres,
+  kafka: { ...onOneOf(/-kafka\d$/), ...kafka },
+  leader,
+  slot,
+  failover,
+} as const;
 
 export interface NamedFault {
   /** `network:cut` */

@@ -1,24 +1,32 @@
 import { cp } from 'node:fs/promises';
-import { freeRange } from '../../cli/parts/ports.ts';
-import { startKafka, startKafkaCluster } from '../fixtures/kafka.ts';
-import { freshCluster, PostgresNode } from '../fixtures/postgres-node.ts';
+import {
+  type Node,
+  type ReplicatedPostgres,
+  startReplicatedPostgres,
+} from '../fixtures/replicated-postgres.ts';
+import { type Brokers, startBrokers } from './brokers.ts';
 
-interface Kafka {
-  readonly brokers: readonly string[];
-  /** How many brokers have each record. */
-  readonly replicas: number;
-  /** Kills the n-th broker with -9, and starts it again on the same data; `pause` runs while it is down. */
-  restart(n: number, pause: () => Promise<void>): Promise<void>;
-  stop(): Promise<void>;
+/** What stands under a run. */
+export interface Shape {
+  readonly log: 'embedded' | 'kafka';
+  /** How many brokers Kafka has (1); where there are three, two must have a record. */
+  readonly brokers?: 1 | 3;
+  /** Whether PostgreSQL has a synchronous standby (it has none), and whether the slots of captures come along there. */
+  readonly standby?: 'with slots' | 'without slots';
 }
 
-/** What the runs of one log share; each has a database, a slot and a topic of its own. */
+/** What the runs of one shape share; each has a database, a slot and a topic of its own. */
 export interface Fixtures {
   readonly log: 'embedded' | 'kafka';
-  readonly postgres: PostgresNode;
-  readonly kafka: Kafka | undefined;
-  /** Makes a database; answers its URL. */
-  database(name: string): Promise<string>;
+  /** PostgreSQL's primary. */
+  readonly postgres: Node;
+  /** Primary and standby, where there is one. */
+  readonly replicas: ReplicatedPostgres | undefined;
+  readonly kafka: Brokers | undefined;
+  /** Makes a database; answers its URL at each host of PostgreSQL. */
+  database(name: string): Promise<readonly URL[]>;
+  /** Lets everything go on that was stopped, and starts what is gone. */
+  heal(): Promise<void>;
   /** Removes the database and the slot. */
   drop(name: string, slot: string): Promise<void>;
   /** Copies PostgreSQL's data, as a crash would leave it. */
@@ -26,70 +34,85 @@ export interface Fixtures {
   stop(): Promise<void>;
 }
 
-async function startBrokers(count: 1 | 3): Promise<Kafka> {
-  if (count === 1) {
-    const one = await startKafka();
-    const { brokers, stop } = one;
-    return { brokers, replicas: 1, restart: (_, pause) => one.restart(pause), stop };
+/** Processes that have ways of their own to the brokers: the captures, and the services. */
+const ways = 5;
+
+export async function startFixtures(shape: Shape): Promise<Fixtures> {
+  const { log, standby, brokers = 1 } = shape;
+  const [postgres, kafka] = await Promise.allSettled([
+    startReplicatedPostgres({
+      settings: { max_connections: '200', max_replication_slots: '200' },
+      standby: standby !== undefined,
+      failoverSlots: standby === 'with slots',
+    }),
+    log === 'kafka' ? startBrokers(brokers, ways) : undefined,
+  ]);
+  if (postgres.status === 'rejected' || kafka.status === 'rejected') {
+    if (kafka.status === 'fulfilled') await kafka.value?.stop();
+    if (postgres.status === 'fulfilled') await postgres.value.stop();
+    throw postgres.status === 'rejected' ? postgres.reason : (kafka as PromiseRejectedResult).reason;
   }
-  const three = await startKafkaCluster();
-  return {
-    brokers: three.brokers,
-    replicas: 3,
-    restart: async (n, pause) => {
-      const id = (n % 3) + 1;
-      await three.kill(id);
-      await pause();
-      await three.start(id);
-    },
-    stop: () => three.stop(),
-  };
+  return new RunningFixtures(shape, postgres.value, kafka.value);
 }
 
-/** @param brokers how many Kafka has; where there are three, two must have a record */
-export async function startFixtures(log: 'embedded' | 'kafka', brokers: 1 | 3 = 1): Promise<Fixtures> {
-  const postgres = new PostgresNode('chaos', await freeRange(1), {
-    max_connections: '200',
-    max_replication_slots: '200',
-  });
-  const [started, kafka] = await Promise.allSettled([
-    postgres.create(freshCluster),
-    log === 'kafka' ? startBrokers(brokers) : undefined,
-  ]);
-  const stop = async () => {
-    if (kafka.status === 'fulfilled') await kafka.value?.stop();
-    await postgres.remove();
-  };
-  if (started.status === 'rejected' || kafka.status === 'rejected') {
-    await stop();
-    throw started.status === 'rejected' ? started.reason : (kafka as PromiseRejectedResult).reason;
+class RunningFixtures implements Fixtures {
+  readonly log: 'embedded' | 'kafka';
+  readonly replicas: ReplicatedPostgres | undefined;
+  readonly kafka: Brokers | undefined;
+  readonly #servers: ReplicatedPostgres;
+
+  constructor({ log, standby }: Shape, servers: ReplicatedPostgres, kafka: Brokers | undefined) {
+    this.log = log;
+    this.#servers = servers;
+    this.replicas = standby === undefined ? undefined : servers;
+    this.kafka = kafka;
   }
-  return {
-    log,
-    postgres,
-    kafka: kafka.value,
-    database: async (name) => {
-      await postgres.query(`CREATE DATABASE ${name} OWNER conger`);
-      const url = new URL(postgres.url);
+
+  get postgres(): Node {
+    return this.#servers.primary();
+  }
+
+  async database(name: string): Promise<readonly URL[]> {
+    await this.heal();
+    await this.postgres.query(`CREATE DATABASE ${name} OWNER conger`);
+    const hosts = this.replicas === undefined ? [this.postgres.url] : this.replicas.url.split(',');
+    return hosts.map((host) => {
+      const url = new URL(host);
       url.pathname = name;
-      return url.href;
-    },
-    drop: async (name, slot) => {
-      await postgres.query(
-        `SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
-          WHERE slot_name = '${slot}' AND active_pid IS NOT NULL`,
-      );
-      await postgres.query(
-        `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '${slot}'`,
-      );
-      await postgres.query(`DROP DATABASE ${name} WITH (FORCE)`);
-    },
-    keep: async (directory) => {
-      const { data } = postgres;
-      await postgres.kill('SIGKILL');
-      await cp(data, directory, { recursive: true });
-      await postgres.start();
-    },
-    stop,
-  };
+      return url;
+    });
+  }
+
+  async heal(): Promise<void> {
+    await this.kafka?.heal();
+    await this.postgres.kill('SIGCONT');
+    await this.postgres.start();
+    if (this.replicas !== undefined && this.replicas.standby()?.running !== true) {
+      await this.replicas.addStandby();
+    }
+  }
+
+  async drop(name: string, slot: string): Promise<void> {
+    await this.heal();
+    await this.postgres.query(
+      `SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
+        WHERE slot_name = '${slot}' AND active_pid IS NOT NULL`,
+    );
+    await this.postgres.query(
+      `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '${slot}'`,
+    );
+    await this.postgres.query(`DROP DATABASE ${name} WITH (FORCE)`);
+  }
+
+  async keep(directory: string): Promise<void> {
+    const { data } = this.postgres;
+    await this.postgres.kill('SIGKILL');
+    await cp(data, directory, { recursive: true });
+    await this.postgres.start();
+  }
+
+  async stop(): Promise<void> {
+    await this.kafka?.stop();
+    await this.#servers.stop();
+  }
 }

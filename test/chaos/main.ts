@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { messageOf } from '../../runtime/errors.ts';
 import { failpoints } from '../../runtime/failpoint-names.ts';
-import { type Fixtures, startFixtures } from './fixtures.ts';
+import { type Fixtures, type Shape, startFixtures } from './fixtures.ts';
 import { failpointsOf, type Log } from './plans.ts';
 import { type Report, run } from './run.ts';
 import { knownFailures, type Scenario, scenarios } from './scenarios.ts';
@@ -16,7 +16,7 @@ Writes, consumes and listens while things break, and checks that every change co
   --seeds N        how many seeds on each log (default 10)
   --first-seed N   the first of them (default 1); a failed run is repeated with --seeds 1 --first-seed SEED
   --log NAME       embedded, kafka or both (default both)
-  --brokers N      1 or 3 brokers of Kafka (default 1)
+  --brokers N      1 or 3 brokers of Kafka (default 1; scenarios that need 3 have them)
   --scenario NAME  what goes wrong (default any; all: every scenario with each seed)
   --keep DIR       where a failed run leaves its history, logs and database (default: a new directory)
   --stop           stop after the first failure
@@ -75,8 +75,12 @@ let good = 0;
 let changes = 0;
 let faults = 0;
 
-/** Runs one seed; answers whether it kept every promise. */
-async function one(fixtures: Fixtures, scenario: Scenario, seed: number): Promise<boolean> {
+/** Runs one seed; answers whether it kept every promise, and whether it ended in the middle, so that others may suffer. */
+async function one(
+  fixtures: Fixtures,
+  scenario: Scenario,
+  seed: number,
+): Promise<{ kept: boolean; broken: boolean }> {
   const { log } = fixtures;
   const title = `${log} seed ${seed} (${scenario.name})`;
   const directory = join(keep, `${log}-${scenario.name}-${seed}`);
@@ -85,6 +89,7 @@ async function one(fixtures: Fixtures, scenario: Scenario, seed: number): Promis
   const start = performance.now();
   const took = () => `in ${((performance.now() - start) / 1000).toFixed(1)} s`;
   let problems: string[];
+  let broken = false;
   try {
     const report = await run({ seed, scenario, fixtures, directory });
     changes += report.changes;
@@ -94,28 +99,51 @@ async function one(fixtures: Fixtures, scenario: Scenario, seed: number): Promis
     console.log(`${problems.length === 0 ? 'ok  ' : 'FAIL'} ${title} ${took()}: ${counts(report)}`);
   } catch (error) {
     problems = [messageOf(error)];
+    broken = true;
     console.log(`FAIL ${title} ${took()}`);
     await writeFile(join(directory, 'error.txt'), String(error instanceof Error ? error.stack : error));
   }
   if (problems.length === 0) {
     good++;
     await rm(directory, { recursive: true, force: true });
-    return true;
+    return { kept: true, broken };
   }
   failed.push(`${log} ${scenario.name} ${seed}`);
   await fixtures.keep(join(directory, 'database')).catch((error) => console.log(`     ${messageOf(error)}`));
   console.log(`     history, logs and database: ${directory}`);
   for (const problem of problems.slice(0, 10)) console.log(`     ${problem}`);
   if (problems.length > 10) console.log(`     and ${problems.length - 10} more`);
-  return false;
+  return { kept: false, broken };
 }
 
-for (const log of logs) {
-  const fixtures = await startFixtures(log, values.brokers === '3' ? 3 : 1);
+/** The scenarios on a log, by what stands under them. */
+function byShape(log: Log): readonly { readonly shape: Shape; readonly of: readonly Scenario[] }[] {
+  const shapes = new Map<string, { shape: Shape; of: Scenario[] }>();
+  for (const scenario of chosen.filter((one) => one.log === undefined || one.log === log)) {
+    const brokers = values.brokers === '3' ? 3 : scenario.brokers;
+    const shape: Shape = {
+      log,
+      ...(brokers === undefined || log === 'embedded' ? {} : { brokers }),
+      ...(scenario.standby === undefined ? {} : { standby: scenario.standby }),
+    };
+    const key = JSON.stringify(shape);
+    const entry = shapes.get(key) ?? { shape, of: [] };
+    shapes.set(key, entry);
+    entry.of.push(scenario);
+  }
+  return [...shapes.values()];
+}
+
+for (const { shape, of } of logs.flatMap(byShape)) {
+  let fixtures = await startFixtures(shape);
   try {
-    for (const scenario of chosen.filter((one) => one.log === undefined || one.log === log)) {
+    for (const scenario of of) {
       for (let seed = first; seed < first + seeds; seed++) {
-        if (!(await one(fixtures, scenario, seed)) && values.stop) break;
+        const { kept, broken } = await one(fixtures, scenario, seed);
+        if (!kept && values.stop) break;
+        if (!broken) continue;
+        await fixtures.stop();
+        fixtures = await startFixtures(shape);
       }
     }
   } finally {

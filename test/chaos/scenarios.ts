@@ -16,6 +16,10 @@ export interface Scenario {
   readonly gaps?: boolean;
   /** A log that it needs. */
   readonly log?: 'embedded' | 'kafka';
+  /** The brokers that it needs. */
+  readonly brokers?: 3;
+  /** The standby that PostgreSQL has. */
+  readonly standby?: 'with slots' | 'without slots';
 }
 
 const any = /^(process|network|postgres|kafka):(?!pause-long$)/;
@@ -40,6 +44,37 @@ export const scenarios: readonly Scenario[] = [
     faults: /^kafka:restart$/,
     count: 2,
     log: 'kafka',
+  },
+  {
+    name: 'broker-network',
+    what: 'brokers stop, and connections to them break, stall and lose bytes',
+    faults: /^kafka:(pause|cut|cut-some|refuse|hold|lose-.*)$/,
+    count: 4,
+    log: 'kafka',
+  },
+  {
+    name: 'leader-change',
+    what: 'the leader of a partition is killed, another leads, and it leads again when it is back',
+    faults: /^leader:change$/,
+    count: 2,
+    log: 'kafka',
+    brokers: 3,
+  },
+  {
+    name: 'failover',
+    what: 'the primary dies, stops or is cut off, and its standby is promoted',
+    faults: /^failover:/,
+    count: 1,
+    standby: 'with slots',
+  },
+  {
+    name: 'failover-without-slot',
+    what: 'the standby that is promoted has no slot: a new epoch begins, and listeners take snapshots',
+    faults: /^failover:/,
+    count: 1,
+    plans: {},
+    standby: 'without slots',
+    gaps: true,
   },
   {
     name: 'crash-before-publication',

@@ -15,7 +15,7 @@ export function shortForm(log: 'embedded' | 'kafka', available: boolean): void {
     let fixtures: Fixtures;
 
     beforeAll(async () => {
-      fixtures = await startFixtures(log);
+      fixtures = await startFixtures({ log });
     }, 300_000);
     afterAll(() => fixtures?.stop());
 
