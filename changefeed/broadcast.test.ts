@@ -113,14 +113,48 @@ test('resumes after a restart as far as the tail reaches, and says so where it d
   expect(readAll(whole.broadcast, cursors[0])).toHaveLength(10);
 });
 
-test('a place from before what the log may have dropped is gone', async () => {
+test('where the log has dropped all there was, a place from before it may have is gone', async () => {
   const log = new TestLog(2);
+  for (let i = 0; i < 10; i++) log.append(log.make({ key: `k${i}` }));
+  log.drop(0);
   const { broadcast } = await start(log, { resumeMs: 1000 });
-  const positions = ['', ''];
+  const positions = log.records.map((records) => records.at(-1)?.position ?? '');
   const recent = encodeCursor({ time: Date.now(), positions, snapshot: '' });
   const old = encodeCursor({ time: Date.now() - 60_000, positions, snapshot: '' });
   expect(readAll(broadcast, recent)).toEqual([]);
   expect(() => readAll(broadcast, old)).toThrow(expect.objectContaining({ code: 'PositionGone' }));
+});
+
+test('what the log has dropped for its number is gone, however young it was', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  const cursors = [broadcast.cursor()];
+  for (let i = 0; i < 6; i++) {
+    log.append(log.make({ key: `k${i}` }));
+    await reader.goOn();
+    cursors.push(broadcast.cursor());
+  }
+  log.drop(2);
+  const again = await start(log);
+  expect(readAll(again.broadcast, cursors[5])).toEqual(['k5']);
+  for (const cursor of cursors.slice(0, 4))
+    await expect(again.broadcast.resume(cursor)).rejects.toMatchObject({ code: 'PositionGone' });
+  // The log shows that it holds this, and the ring does not.
+  expect((await again.broadcast.resume(cursors[4] ?? '')).done).toBe(false);
+});
+
+test('a tail with fewer changes than it should have, as some were repeated, is not the whole log', async () => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  const since = broadcast.cursor();
+  for (let i = 0; i < 10; i++) log.append(log.make({ key: `k${i}` }));
+  await reader.goOn();
+  const own = log.reader();
+  const { readAll: whole } = own;
+  own.readAll = (tail, ...told) => whole.call(own, tail - 2, ...told);
+  const again = await startBroadcast({ reader: own, log: silentLogger(), tail: 5 });
+  running.push(again);
+  expect(() => readAll(again, since)).toThrow(/no longer held/);
 });
 
 describe('a log that begins a new epoch', () => {

@@ -1,4 +1,4 @@
-import { CongerError, messageOf } from '../runtime/errors.ts';
+import { CongerError, isCongerError, messageOf } from '../runtime/errors.ts';
 import { failpoint, failpointNow } from '../runtime/failpoints.ts';
 import type { Logger } from '../runtime/log.ts';
 import { counter, gauge, timer } from '../runtime/metrics.ts';
@@ -6,9 +6,10 @@ import { parseChange } from './change.ts';
 import { CatchUp } from './feeds/catch-up.ts';
 import { decodeCursor, encodeCursor, type FeedCursor, parseSince } from './feeds/cursor.ts';
 import { RingReader } from './feeds/reader.ts';
-import { Ring, type RingLimits } from './feeds/ring.ts';
+import { type Beginning, Ring, type RingLimits } from './feeds/ring.ts';
 import { Turns } from './feeds/turns.ts';
 import { Waiters, type WaitOptions } from './feeds/waiters.ts';
+import { START } from './position.ts';
 import type { Change, LogBatch, LogReader, LogRecord, Position, Reading } from './types.ts';
 
 export { WaitTimeoutError } from './feeds/waiters.ts';
@@ -59,7 +60,8 @@ export class Broadcast {
   readonly #log: Logger;
   readonly #tail: number;
   readonly #ring: Ring;
-  readonly #read: number[];
+  /** The first position that was read in each partition; '' before it. */
+  readonly #first: Position[];
   readonly #all = new Set<Subscription['onChange']>();
   readonly #byBucket = new Map<string, Set<Subscription['onChange']>>();
   readonly #waiters = new Waiters();
@@ -74,7 +76,7 @@ export class Broadcast {
     this.#log = log;
     this.#tail = tail;
     this.#ring = new Ring(reader.partitions, limits);
-    this.#read = new Array<number>(reader.partitions).fill(0);
+    this.#first = new Array<Position>(reader.partitions).fill(START);
   }
 
   async start(): Promise<void> {
@@ -85,7 +87,8 @@ export class Broadcast {
       (batch) => this.#take(batch),
       (partition) => this.#lose(partition),
     );
-    this.#ring.caughtUp(began, (partition) => (this.#read[partition] ?? 0) < this.#tail);
+    const begins = this.#first.map((_, partition) => this.#beginning(partition));
+    this.#ring.caughtUp(began, await Promise.all(begins));
     this.#live = true;
     await failpoint('broadcast.start.after');
   }
@@ -164,7 +167,7 @@ export class Broadcast {
 
   /** The reader that goes on where `catchUp` is done. @throws CongerError PositionGone where it is not */
   join(catchUp: CatchUp): RingReader {
-    return new RingReader(this.#ring, catchUp.place(), catchUp.held);
+    return new RingReader(this.#ring, catchUp.place());
   }
 
   /** Lets some of those who catch up hold a page. */
@@ -214,7 +217,7 @@ export class Broadcast {
 
   #takeRecord(record: LogRecord): void {
     const { partition, position } = record;
-    this.#read[partition] = (this.#read[partition] ?? 0) + 1;
+    if (this.#first[partition] === START) this.#first[partition] = position;
     if (position <= this.position(partition)) {
       repeated.inc();
       return;
@@ -236,6 +239,27 @@ export class Broadcast {
     this.#hand(change, this.#byBucket.get(change.bucket));
     this.#hand(change, this.#all);
     this.#waiters.wake(change.bucket, change.key);
+  }
+
+  /**
+   * Where reading began, as the log tells: how many records were read does not, as some may be repetitions, nor does the
+   * time alone, as some may have been dropped for their number.
+   */
+  async #beginning(partition: number): Promise<Beginning> {
+    const start = { position: START, offset: '' };
+    try {
+      const oldest = await this.#reader.readFrom(partition, await this.#reader.locate(partition, START));
+      const first = this.#first[partition] ?? START;
+      if (oldest === undefined) return first === START ? 'whole' : 'tail';
+      return first !== START && (oldest.records[0]?.position ?? START) >= first ? 'whole' : 'tail';
+    } catch (error) {
+      if (isCongerError(error, 'PositionGone')) {
+        const left = await this.#reader.behind(new Map([[partition, start]])).catch(() => undefined);
+        return left?.get(partition) === 0 ? 'emptied' : 'tail';
+      }
+      this.#log.warn({ err: error, partition }, `where the log begins is not known: ${messageOf(error)}`);
+      return 'tail';
+    }
   }
 
   #hand(change: Change, handlers: ReadonlySet<Subscription['onChange']> | undefined): void {

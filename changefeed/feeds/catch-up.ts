@@ -19,8 +19,6 @@ export class CatchUp {
   readonly #snapshotText: string;
   readonly #snapshot: Snapshot | undefined;
   readonly #cursors = new Map<number, Cursor>();
-  /** Of these partitions the log was found to hold everything after the place. */
-  readonly #held = new Set<number>();
   #time: number;
 
   /** @throws CongerError PositionGone where `place` is of another log or epoch */
@@ -43,10 +41,6 @@ export class CatchUp {
   /** Whether the ring holds the rest. */
   get done(): boolean {
     return this.#ring.epoch === this.#epoch && this.#behind().length === 0;
-  }
-
-  get held(): ReadonlySet<number> {
-    return this.#held;
   }
 
   place(): FeedPlace {
@@ -95,12 +89,11 @@ export class CatchUp {
     if (known !== undefined) return known;
     const cursor = await answered(this.#reader.locate(partition, this.#position(partition)));
     this.#cursors.set(partition, cursor);
-    this.#held.add(partition);
     return cursor;
   }
 
   #behind(): number[] {
-    return this.#ring.behind({ time: this.#time, positions: this.#positions, snapshot: '' }, this.#held);
+    return this.#ring.behind({ time: this.#time, positions: this.#positions, snapshot: '' });
   }
 
   #position(partition: number): Position {

@@ -7,11 +7,17 @@ export interface RingLimits {
   /** Bounds the length of the bodies together, in bytes. */
   readonly maxBytes: number;
   /**
-   * How long before the start of reading a place may be from that reaches back before the oldest record in the log,
-   * in ms. Must be less than the log keeps a record: then what the log has dropped is older than the place.
+   * How long before the start of reading a place may be from, in a partition of which the log had nothing left, in ms.
+   * Must be less than the log keeps a record: then what the log has dropped is older than the place.
    */
   readonly resumeMs: number;
 }
+
+/**
+ * Where reading a partition began: before the first record that there ever was (`whole`), behind others that were there
+ * or had been dropped (`tail`), or where all had been dropped (`emptied`), which only age does.
+ */
+export type Beginning = 'whole' | 'tail' | 'emptied';
 
 /**
  * The recent changes of all partitions, in the order in which they came, numbered by a sequence. It holds every
@@ -21,8 +27,8 @@ export class Ring {
   readonly #limits: RingLimits;
   readonly #last: Position[];
   readonly #floor: Position[];
-  /** Whether nothing that the log held lies before the floor. */
-  readonly #whole: boolean[];
+  /** What lies before the floor. */
+  readonly #begins: Beginning[];
   #entries: { readonly change: Change; readonly bytes: number }[] = [];
   /** Index of the oldest entry; those before it are gone, and are cut off now and then. */
   #head = 0;
@@ -37,7 +43,7 @@ export class Ring {
     this.#limits = limits;
     this.#last = new Array<Position>(partitions).fill(START);
     this.#floor = [...this.#last];
-    this.#whole = new Array<boolean>(partitions).fill(true);
+    this.#begins = new Array<Beginning>(partitions).fill('whole');
   }
 
   get partitions(): number {
@@ -78,11 +84,12 @@ export class Ring {
     return { time: this.#time, positions: [...this.#last], snapshot: '' };
   }
 
-  /** Reading has caught up, at `time`; `whole` are the partitions that were read from the log's oldest record. */
-  caughtUp(time: number, whole: (partition: number) => boolean): void {
+  /** Reading has caught up, at `time`, and began there in each partition. */
+  caughtUp(time: number, begins: readonly Beginning[]): void {
     this.#began = time;
     this.#time = Math.max(this.#time, time);
-    for (const partition of this.#whole.keys()) this.#whole[partition] &&= whole(partition);
+    for (const [partition, begun] of begins.entries())
+      if (this.#begins[partition] === 'whole') this.#begins[partition] = begun;
   }
 
   /** Takes the next change of its partition; `bytes` is its body's length. */
@@ -107,7 +114,7 @@ export class Ring {
     this.#last[partition] = position;
     this.#floor[partition] = position;
     this.#epoch = Math.max(this.#epoch, epochOf(position));
-    this.#whole[partition] = false;
+    this.#begins[partition] = 'tail';
   }
 
   /** Changes of the partition were lost: nobody who stands before what comes next may go on. */
@@ -116,7 +123,7 @@ export class Ring {
     this.#first++;
     this.#last[partition] = START;
     this.#floor[partition] = START;
-    this.#whole[partition] = false;
+    this.#begins[partition] = 'tail';
   }
 
   /** Whether `place` is one of this log, and of its epoch: between two epochs is a gap. */
@@ -129,16 +136,14 @@ export class Ring {
     return this.knows(place) && this.behind(place).length === 0;
   }
 
-  /**
-   * The partitions of which it does not hold everything after `place`. Of the partitions in `held` the log itself held
-   * everything after the place at some time after this ring had caught up.
-   */
-  behind(place: FeedPlace, held?: ReadonlySet<number>): number[] {
+  /** The partitions of which it does not hold everything after `place`. */
+  behind(place: FeedPlace): number[] {
     const recent = place.time >= this.#began - this.#limits.resumeMs;
     return [...place.positions.keys()].filter((partition) => {
       const floor = this.#floor[partition] ?? START;
       if (floor !== START && (place.positions[partition] ?? START) >= floor) return false;
-      return !(this.#whole[partition] === true && (recent || held?.has(partition) === true));
+      const begun = this.#begins[partition];
+      return !(begun === 'whole' || (begun === 'emptied' && recent));
     });
   }
 
@@ -155,7 +160,7 @@ export class Ring {
     if (entry === undefined) return;
     const { partition, position } = entry.change;
     if (position > (this.#floor[partition] ?? START)) this.#floor[partition] = position;
-    this.#whole[partition] = false;
+    this.#begins[partition] = 'tail';
     this.#bytes -= entry.bytes;
     this.#head++;
     this.#first++;

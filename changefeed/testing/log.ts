@@ -164,8 +164,10 @@ export class TestReader implements LogReader {
   }
 
   async behind(cursors: ReadonlyMap<number, Cursor>): Promise<ReadonlyMap<number, number>> {
-    const count = (partition: number, { position }: Cursor) =>
-      (this.#log.records[partition] ?? []).filter((record) => record.position > position).length;
+    const count = (partition: number, { position }: Cursor) => {
+      const held = (this.#log.records[partition] ?? []).slice(this.#log.dropped(partition));
+      return held.filter((record) => record.position > position).length;
+    };
     return new Map([...cursors].map(([partition, cursor]) => [partition, count(partition, cursor)]));
   }
 

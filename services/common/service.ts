@@ -51,7 +51,9 @@ export async function createServiceContext(name: ServiceName, runtime: Runtime):
   shutdown.add('kv', () => kv.close());
   const reader = await openLogReader(config, log);
   shutdown.add('log reader', () => reader.close());
-  const broadcast = await startBroadcast({ reader, log });
+  // As old as a cursor is resumed from where the log has dropped all there was: well within what it keeps.
+  const resumeMs = Math.min(6, config.logRetainHours / 4) * 3_600_000;
+  const broadcast = await startBroadcast({ reader, log, resumeMs });
   shutdown.add('broadcast', () => broadcast.stop());
   const clients = new Map<string, RestClient>();
   shutdown.add('clients', async () => {
