@@ -17,6 +17,7 @@ import { Pipeline } from './pipeline.ts';
 import { ReplicationStream } from './replication.ts';
 import { checkEpoch, ensureSlot, epochAfter, freeSlot } from './slot.ts';
 import { type SpoolOptions, SpoolRoom } from './spool.ts';
+import { histories } from './timeline.ts';
 import { Visibility } from './visibility.ts';
 
 /** How often who captures looks at what PostgreSQL does not tell. */
@@ -97,7 +98,7 @@ export class Capture {
     while (!signal.aborted) {
       try {
         await failpoint('capture.slot.before');
-        await this.#once((client) => ensureSlot(client, this.#options.slot, this.#log));
+        await this.#once((client) => this.#ensureSlot(client));
         await failpoint('capture.slot.after');
         slotIsThere();
         await failpoint('capture.seat.before');
@@ -154,11 +155,13 @@ export class Capture {
     try {
       const controlLost = ended(control);
       this.#control = control;
-      const slotEpoch = await ensureSlot(control, slot, this.#log);
+      const slotEpoch = await this.#ensureSlot(control);
       await failpoint('capture.open.before');
       const tails = await log.open();
       await failpoint('capture.open.after');
-      this.#epoch = await epochAfter(control, slot, slotEpoch, tails, this.#log);
+      const { postgres, name } = this.#connection('history');
+      const historyOf = histories(postgres, name, this.#log);
+      this.#epoch = await epochAfter(control, slot, slotEpoch, tails, historyOf, this.#log);
       await failpoint('capture.free.before');
       await freeSlot(control, slot, this.#log);
       await failpoint('capture.free.after');
@@ -284,6 +287,17 @@ export class Capture {
       name: `conger capture ${this.#options.slot} ${what}`,
       log: this.#log,
     };
+  }
+
+  /** Waits for transactions that are in progress where the slot has to be made, but not beyond `stop`. */
+  async #ensureSlot(client: pg.Client): Promise<number> {
+    const hangUp = () => void disconnect(client);
+    this.#stop.signal.addEventListener('abort', hangUp, { once: true });
+    try {
+      return await ensureSlot(client, this.#options.slot, this.#log);
+    } finally {
+      this.#stop.signal.removeEventListener('abort', hangUp);
+    }
   }
 
   async #once<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {

@@ -1,8 +1,9 @@
 import type pg from 'pg';
 import type { Logger } from '../../runtime/log.ts';
-import { lsnToBigint, parsePosition } from '../position.ts';
+import { lsnToBigint, type PositionParts, parsePosition } from '../position.ts';
 import { SCHEMA_LOCK } from '../seat.ts';
 import type { Position } from '../types.ts';
+import { currentTimeline, type HistoryOf, leftAt } from './timeline.ts';
 
 const FAILOVER_SLOTS_SINCE = 170_000;
 /** How long a walsender that was told to end may take. */
@@ -11,20 +12,27 @@ const TERMINATION_MS = 5_000;
 /**
  * Makes what the capture reads through, where it is missing: publication, slot, and the epoch that positions begin
  * with. A slot that had to be made anew has missed changes, and positions say so: they get a new epoch.
- * Answers the epoch. Several processes may call this at the same time.
+ * Answers the epoch. Several processes may call this at the same time. Making a slot waits for the transactions that are
+ * in progress.
+ * @throws Error where the slot is another database's
  */
 export async function ensureSlot(client: pg.Client, slot: string, log: Logger): Promise<number> {
   await client.query(`SELECT pg_advisory_lock(${SCHEMA_LOCK})`);
   try {
-    await client.query(
-      'CREATE TABLE IF NOT EXISTS conger_capture (slot text PRIMARY KEY, epoch bigint NOT NULL)',
-    );
+    await ensureTable(client);
     await ensurePublication(client, slot);
-    const found = await client.query<{ lost: boolean }>(
-      `SELECT wal_status = 'lost' OR invalidation_reason IS NOT NULL AS lost
+    const found = await client.query<{ lost: boolean; database: string; ours: boolean }>(
+      `SELECT wal_status = 'lost' OR invalidation_reason IS NOT NULL AS lost,
+              database, database IS NOT DISTINCT FROM current_database() AS ours
          FROM pg_replication_slots WHERE slot_name = $1`,
       [slot],
     );
+    const [other] = found.rows.filter(({ ours }) => !ours);
+    if (other !== undefined) {
+      throw new Error(
+        `the slot ${slot} is of the database ${other.database}: CONGER_CAPTURE_SLOT names another`,
+      );
+    }
     const lost = found.rows[0]?.lost === true;
     if (found.rows.length > 0 && !lost) return await currentEpoch(client, slot);
     // First the epoch: dying in between costs a number, the other way round it would hide the gap.
@@ -39,28 +47,56 @@ export async function ensureSlot(client: pg.Client, slot: string, log: Logger): 
 }
 
 /**
- * The epoch to go on with, given the last position of each partition. Where the log is ahead of this PostgreSQL (it
- * was restored, or replaced) its positions would come again for other changes, so a new epoch begins.
+ * The epoch to go on with, given the last position of each partition. Where these are not of this PostgreSQL (it was
+ * restored, replaced, or promoted without them) they would come again for other changes, or hide that some are missing,
+ * so a new epoch begins. To be called before anything is appended.
  */
 export async function epochAfter(
   client: pg.Client,
   slot: string,
   epoch: number,
   tails: readonly Position[],
+  historyOf: HistoryOf,
   log: Logger,
 ): Promise<number> {
   const last = [...tails].sort().at(-1) ?? '';
-  if (last === '') return epoch;
-  const tail = parsePosition(last);
-  if (tail.epoch < epoch) return epoch;
-  if (tail.epoch === epoch) {
-    const { rows } = await client.query<{ lsn: string }>('SELECT pg_current_wal_lsn()::text AS lsn');
-    const now = rows[0]?.lsn;
-    if (now !== undefined && tail.lsn <= lsnToBigint(now)) return epoch;
-  }
-  const next = await nextEpoch(client, slot, tail.epoch + 1);
-  log.error({ slot, epoch: next, tail: last }, 'the log is ahead of PostgreSQL: a new epoch begins');
+  const timeline = await currentTimeline(client);
+  const why =
+    last === '' ? undefined : await strange(client, slot, epoch, parsePosition(last), timeline, historyOf);
+  const next = why === undefined ? epoch : await nextEpoch(client, slot, parsePosition(last).epoch + 1);
+  if (why !== undefined) log.error({ slot, epoch: next, tail: last }, `${why}: a new epoch begins`);
+  await client.query(
+    `UPDATE conger_capture SET begun = true, timeline = $3
+      WHERE slot = $1 AND epoch = $2 AND (NOT begun OR timeline IS DISTINCT FROM $3)`,
+    [slot, next, timeline],
+  );
   return next;
+}
+
+/** Why the log's last position cannot be one that was captured here, in words; undefined where it can. */
+async function strange(
+  client: pg.Client,
+  slot: string,
+  epoch: number,
+  tail: PositionParts,
+  timeline: number,
+  historyOf: HistoryOf,
+): Promise<string | undefined> {
+  if (tail.epoch < epoch) return undefined;
+  const { rows } = await client.query<{ lsn: string; begun: boolean | null; timeline: number | null }>(
+    `SELECT pg_current_wal_lsn()::text AS lsn, c.begun, c.timeline
+       FROM (VALUES ($1)) AS s(slot) LEFT JOIN conger_capture c ON c.slot = s.slot`,
+    [slot],
+  );
+  const [row] = rows;
+  if (row === undefined) throw new Error('PostgreSQL answered no LSN');
+  if (tail.epoch > epoch || tail.lsn > lsnToBigint(row.lsn)) return 'the log is ahead of PostgreSQL';
+  if (row.begun !== true) return 'the log has changes of another PostgreSQL';
+  if (row.timeline === null || row.timeline === timeline) return undefined;
+  const left = leftAt(row.timeline, await historyOf(timeline));
+  return left === undefined || tail.lsn >= left
+    ? 'the log has changes that the new primary does not have'
+    : undefined;
 }
 
 /**
@@ -81,6 +117,23 @@ export async function freeSlot(client: pg.Client, slot: string, log: Logger): Pr
     [slot],
   );
   for (const { pid, ended } of rows) log.warn({ slot, pid, ended }, 'ended an orphaned walsender');
+}
+
+/**
+ * Of each slot its epoch; whether anything may have been appended in it (`begun`); and the timeline that it was captured
+ * from last. A table of 0.1.0 has the epoch alone.
+ */
+async function ensureTable(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<{ name: string }>(
+    `SELECT attname AS name FROM pg_attribute WHERE attrelid = to_regclass('conger_capture') AND attnum > 0`,
+  );
+  if (rows.some(({ name }) => name === 'timeline')) return;
+  await client.query(
+    'CREATE TABLE IF NOT EXISTS conger_capture (slot text PRIMARY KEY, epoch bigint NOT NULL)',
+  );
+  await client.query(
+    'ALTER TABLE conger_capture ADD begun boolean NOT NULL DEFAULT true, ADD timeline integer',
+  );
 }
 
 async function ensurePublication(client: pg.Client, name: string): Promise<void> {
@@ -106,8 +159,8 @@ async function currentEpoch(client: pg.Client, slot: string): Promise<number> {
 
 async function nextEpoch(client: pg.Client, slot: string, least: number): Promise<number> {
   const { rows } = await client.query<{ epoch: string }>(
-    `INSERT INTO conger_capture AS c (slot, epoch) VALUES ($1, $2)
-       ON CONFLICT (slot) DO UPDATE SET epoch = greatest(c.epoch + 1, excluded.epoch)
+    `INSERT INTO conger_capture AS c (slot, epoch, begun) VALUES ($1, $2, false)
+       ON CONFLICT (slot) DO UPDATE SET epoch = greatest(c.epoch + 1, excluded.epoch), begun = false
        RETURNING epoch`,
     [slot, least],
   );
