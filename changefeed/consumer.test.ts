@@ -5,6 +5,7 @@ import { silentLogger } from '../runtime/log.ts';
 import { currentTrace } from '../runtime/trace.ts';
 import { readCheckpoint } from './checkpoint.ts';
 import { type ConsumerOptions, ensureConsumerBuckets, startConsumer } from './consumer.ts';
+import { formatPosition, parsePosition } from './position.ts';
 import { TestKv } from './testing/kv.ts';
 import { TestLog, type TestReader } from './testing/log.ts';
 import type { Change } from './types.ts';
@@ -355,4 +356,56 @@ test('the effect runs as part of the request that caused the change', async () =
   await m.assign(0);
   await m.offer(0);
   expect(seen).toBe('request-1');
+});
+
+/** A transaction of changes of these keys. */
+function commit(...keys: string[]): void {
+  const made = keys.map((key) => log.make({ key }));
+  const { lsn } = parsePosition(made[0]?.position ?? '');
+  const records = made.map((one, index) => ({
+    ...one,
+    position: formatPosition({ epoch: 1, lsn, index }),
+    index,
+    count: keys.length,
+  }));
+  log.append(...records);
+}
+
+test('the changes of a transaction are handled together, and no checkpoint is within it', async () => {
+  const handled: string[][] = [];
+  const places: (string | undefined)[] = [];
+  const handle = async (changes: readonly Change[]) => {
+    places.push((await readCheckpoint(kv, 'lister', 0))?.position);
+    handled.push(changes.map(({ key }) => key));
+    return list(changes);
+  };
+  const m = await member('m', { handle, maxChanges: 3 });
+  await m.assign(0);
+  commit('a');
+  commit('b', 'c', 'd', 'e', 'f');
+  commit('g', 'h');
+  commit('i', 'j');
+  await m.offer(0);
+  expect(handled).toEqual([
+    ['a', 'b', 'c', 'd', 'e', 'f'],
+    ['g', 'h', 'i', 'j'],
+  ]);
+  expect(places).toEqual(['', log.batch(0, 0, 6).cursor.position]);
+});
+
+test('what fails is tried by transactions before it is by changes', async () => {
+  const handled: string[] = [];
+  const handle = async (changes: readonly Change[]) => {
+    handled.push(changes.map(({ key }) => key).join(''));
+    if (changes.some(({ key }) => key === 'd')) throw new Error('not this one');
+    return list(changes);
+  };
+  const m = await member('m', { handle, maxTries: 1 });
+  await m.assign(0);
+  commit('a', 'b', 'c');
+  commit('d');
+  commit('e', 'f');
+  await m.offer(0);
+  expect(handled).toEqual(['abcdef', 'abc', 'def', 'd', 'ef']);
+  expect(await results()).toEqual(['a', 'b', 'c', 'e', 'f']);
 });

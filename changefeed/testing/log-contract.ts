@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { LogReader, LogRecord, LogWriter, Position } from '../types.ts';
+import { WHOLE_RECORDS } from '../whole.ts';
 import { Member } from './member.ts';
-import { record, records, Seen } from './records.ts';
+import { record, records, Seen, transaction } from './records.ts';
 
 /** A fresh, empty log, and what its tests need to do to it. */
 export interface LogUnderTest {
@@ -200,6 +201,64 @@ export function logContract(name: string, setup: () => Promise<LogUnderTest>, ti
         read = await readOn(from, 1, '').catch(() => undefined);
       }
       expect(read).toEqual(expected(all, 1));
+    });
+
+    test('what a transaction has in a partition comes in one batch, to everyone', async () => {
+      const one = await writer();
+      await one.open();
+      const member = new Member('a', log.partitions);
+      await (await reader()).join('group', 'a', member);
+      const seen = new Seen();
+      await (await reader()).readAll(0, seen.take);
+      const both = [seen, member];
+      const count = 1_300;
+      const large = transaction(2, 1, count);
+      await one.append([record(1, 1), ...large.slice(0, 900), ...transaction(3, 0, 2)]);
+      await Promise.all(both.map((all) => all.until(() => all.count === 3)));
+      // A reader that begins now has read all there is, and waits for the rest.
+      const late = new Seen();
+      await (await reader()).readAll(10_000, late.take);
+      await one.append([...large.slice(900), ...transaction(4, 1, 3)]);
+      await Promise.all([...both, late].map((all) => all.until(() => all.count === count + 6)));
+      for (const all of [...both, late]) {
+        expect(all.positions(1)).toEqual(expected([record(1, 1), ...large, ...transaction(4, 1, 3)], 1));
+        expect(all.sizes.get(0)).toEqual([2]);
+        // Where one batch ends and the next begins is open, but for that no transaction is cut.
+        const ends = [0, 1, 1 + count, 4 + count];
+        let sum = 0;
+        for (const size of all.sizes.get(1) ?? []) {
+          sum += size;
+          expect(ends).toContain(sum);
+        }
+      }
+    });
+
+    test('a transaction of which the rest never comes is handed over before what comes behind it', async () => {
+      const one = await writer();
+      await one.open();
+      const torn = transaction(1, 2, 500).slice(0, 300);
+      await one.append(torn);
+      const seen = new Seen();
+      await (await reader()).readAll(10_000, seen.take);
+      expect(seen.count).toBe(0);
+      await one.append([record(2, 2)]);
+      await seen.until(() => seen.count === 301);
+      expectAll(seen, [...torn, record(2, 2)]);
+    });
+
+    test('a transaction that is too large comes in parts, before it is complete', async () => {
+      const one = await writer();
+      await one.open();
+      const seen = new Seen();
+      await (await reader()).readAll(0, seen.take);
+      const all = transaction(1, 3, WHOLE_RECORDS + 1_000);
+      const most = all.slice(0, WHOLE_RECORDS + 500);
+      for (let i = 0; i < most.length; i += 2_000) await one.append(most.slice(i, i + 2_000));
+      await seen.until(() => seen.count === most.length);
+      expect(seen.sizes.get(3)?.[0]).toBeGreaterThanOrEqual(WHOLE_RECORDS);
+      await one.append(all.slice(most.length));
+      await seen.until(() => seen.count === all.length);
+      expectAll(seen, all);
     });
 
     test('a reading that is stopped is told nothing more', async () => {

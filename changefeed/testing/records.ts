@@ -20,6 +20,18 @@ export function record(
   };
 }
 
+/** What one transaction has in a partition, as number `n`: `count` records, and `others` of other partitions between. */
+export function transaction(n: number, partition: number, count: number, others = 1): LogRecord[] {
+  const stride = 1 + others;
+  return Array.from({ length: count }, (_, i) => ({
+    ...record(n, partition, `{"n":${i}}`),
+    position: formatPosition({ epoch: 1, lsn: BigInt(n) * 16n, index: i * stride }),
+    index: i * stride,
+    count: count * stride,
+    last: (count - 1) * stride,
+  }));
+}
+
 /** `count` records from number `first` on, over the partitions in turn. */
 export function records(first: number, count: number, partitions: number): LogRecord[] {
   return Array.from({ length: count }, (_, i) => record(first + i, (first + i) % partitions));
@@ -28,6 +40,8 @@ export function records(first: number, count: number, partitions: number): LogRe
 /** What a reader was given, by partition, in the order in which it came. */
 export class Seen extends Watched {
   readonly byPartition = new Map<number, LogRecord[]>();
+  /** How many records each batch had, by partition. */
+  readonly sizes = new Map<number, number[]>();
 
   /** Takes a batch in; throws where the batch itself is not what it says. */
   readonly take = (batch: LogBatch): void => {
@@ -40,6 +54,7 @@ export class Seen extends Watched {
     }
     if (batch.cursor.position !== seen.at(-1)?.position)
       throw new Error('the cursor is not behind the last record');
+    this.sizes.set(batch.partition, [...(this.sizes.get(batch.partition) ?? []), batch.records.length]);
     this.changed();
   };
 

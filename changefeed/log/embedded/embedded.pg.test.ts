@@ -4,7 +4,7 @@ import { silentLogger } from '../../../runtime/log.ts';
 import { startPostgres, type TestPostgres } from '../../../test/fixtures/postgres.ts';
 import { startProxy } from '../../../test/fixtures/proxy.ts';
 import { Member } from '../../testing/member.ts';
-import { record, records, Seen } from '../../testing/records.ts';
+import { record, records, Seen, transaction } from '../../testing/records.ts';
 import type { LogReader, LogWriter } from '../../types.ts';
 import { createEmbeddedReader, createEmbeddedWriter } from './index.ts';
 import { trim } from './trim.ts';
@@ -114,6 +114,19 @@ describe('the embedded log', { timeout: 20_000 }, () => {
     const other = createEmbeddedWriter({ postgres: url, partitions: 5, ...keepAll, log });
     await expect(other.open()).rejects.toThrow(/4 partitions/);
     await other.close();
+  });
+
+  test('a log of 0.1.0, which does not say where transactions end, is read as it is', async () => {
+    const one = await writer();
+    await one.open();
+    await one.append(transaction(1, 1, 3).slice(0, 2));
+    await admin.query('ALTER TABLE conger_log DROP COLUMN last');
+    const seen = new Seen();
+    await (await reader()).readAll(100, seen.take);
+    expect(seen.count).toBe(2);
+    await one.append(transaction(2, 1, 3));
+    await seen.until(() => seen.count === 5);
+    expect(seen.sizes.get(1)).toEqual([2, 3]);
   });
 
   test('a writer that was taken over is refused', async () => {

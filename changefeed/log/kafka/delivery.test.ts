@@ -1,7 +1,7 @@
 import type { FetchedMessage } from 'kafkajs/src/cluster/index.js';
 import { expect, test, vi } from 'vitest';
 import { silentLogger } from '../../../runtime/log.ts';
-import { record } from '../../testing/records.ts';
+import { record, transaction } from '../../testing/records.ts';
 import type { LogBatch, LogRecord } from '../../types.ts';
 import { Delivery } from './delivery.ts';
 import { fromMessage, toMessage } from './records.ts';
@@ -52,6 +52,48 @@ test('a record passes through a message unchanged; one that is not ours does not
     }
   }
   expect(fromMessage(3, { ...good, value: null })).toBeUndefined();
+});
+
+test('where a transaction ends in its partition passes through a message, and is left out where it shows', () => {
+  const part = { ...record(5, 3), index: 4, count: 9, last: 7 };
+  expect(fromMessage(3, message(0, part))).toEqual(part);
+  const end = { ...part, index: 8, last: 8 };
+  expect(toMessage(end).headers).not.toHaveProperty('last');
+  // As a writer of 0.1.0 has it.
+  const { last: _, ...bare } = part;
+  expect(fromMessage(3, message(0, bare))).toEqual(bare);
+});
+
+test('a transaction waits for its rest, with room for it, and goes before a gap without it', async () => {
+  const batches: LogBatch[] = [];
+  const { delivery } = setup((batch) => void batches.push(batch));
+  const padded = transaction(2, 0, 5).map((one) => ({ ...one, body: Buffer.alloc(1 << 20) }));
+  const all = [record(1, 0), ...padded];
+  const push = (from: number, to: number) =>
+    delivery.push({
+      partition: 0,
+      messages: all.slice(from, to).map((one, i) => message(from + i, one)),
+      next: BigInt(to),
+    });
+  push(0, 4);
+  await settle();
+  expect(batches.map(({ records, cursor }) => [records.length, cursor.offset])).toEqual([[1, '1']]);
+  expect(delivery.hasRoom).toBe(true);
+  push(4, 6);
+  await settle();
+  expect(batches.map(({ records, cursor }) => [records.length, cursor.offset]).at(-1)).toEqual([5, '6']);
+  delivery.push({
+    partition: 0,
+    messages: transaction(3, 0, 9)
+      .slice(0, 2)
+      .map((one, i) => message(6 + i, one)),
+    next: 8n,
+  });
+  await settle();
+  expect(batches).toHaveLength(2);
+  delivery.outOfRange(20n, 30n);
+  await settle();
+  expect(batches.at(-1)?.records).toHaveLength(2);
 });
 
 test('positions only increase, from the given one on; the cursor is behind what was dropped, too', async () => {
