@@ -316,6 +316,41 @@ test('a change wakes only those who wait for its object, and each of them once',
   expect(reasons).toEqual(new Array(4_999).fill('ServiceUnavailable'));
 });
 
+test.each([
+  ['records are lost', (_log: TestLog, reader: TestReader) => reader.lose(0)],
+  [
+    'an epoch begins',
+    (log: TestLog, reader: TestReader) => {
+      log.open(2);
+      return reader.goOn();
+    },
+  ],
+  [
+    'a change cannot be read',
+    (log: TestLog, reader: TestReader) =>
+      reader.push([{ ...log.make({ key: 'x' }), body: Buffer.from('{') }]),
+  ],
+])('where %s, waits look again and subscribers are told', async (_what, happen) => {
+  const log = new TestLog(1);
+  const { broadcast, reader } = await start(log);
+  await reader.push([log.make({ key: 'a' })]);
+  const told: string[] = [];
+  broadcast.subscribe({
+    buckets: ['things'],
+    onChange: ({ key }) => told.push(key),
+    onGap: () => told.push('gap'),
+  });
+  let done = false;
+  const waiting = broadcast.waitFor(
+    { bucket: 'things', key: 'k', timeoutMs: 20_000 },
+    async () => done || undefined,
+  );
+  done = true;
+  await happen(log, reader);
+  expect(await waiting).toBe(true);
+  expect(told).toEqual(['gap']);
+});
+
 test('a wait ends by its time, by its signal, by its check’s failure', async () => {
   const { broadcast } = await start(new TestLog(1));
   const on = { bucket: 'things', key: 'a', timeoutMs: 60_000 };

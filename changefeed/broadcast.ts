@@ -40,6 +40,8 @@ export interface Subscription {
   readonly buckets?: readonly string[];
   /** Called in the log's order of each partition. Must not throw and must not block; what takes long goes elsewhere. */
   readonly onChange: (change: Change) => void;
+  /** Called where changes may have been missed, before what comes behind them: what was told is no more the whole. */
+  readonly onGap?: () => void;
 }
 
 const defaults = { tail: 2_000, maxChanges: 16_384, maxBytes: 24 * 1024 * 1024, resumeMs: 6 * 3_600_000 };
@@ -64,6 +66,7 @@ export class Broadcast {
   readonly #first: Position[];
   readonly #all = new Set<Subscription['onChange']>();
   readonly #byBucket = new Map<string, Set<Subscription['onChange']>>();
+  readonly #gaps = new Set<() => void>();
   readonly #waiters = new Waiters();
   readonly #wakes = new Set<() => void>();
   #reading: Reading | undefined;
@@ -108,18 +111,21 @@ export class Broadcast {
   }
 
   /** Hands over every change from now on, until the answered function is called. */
-  subscribe({ buckets, onChange }: Subscription): () => void {
-    // A function of its own, so that one handler may subscribe twice.
+  subscribe({ buckets, onChange, onGap }: Subscription): () => void {
+    // Functions of its own, so that one handler may subscribe twice.
     const handler: Subscription['onChange'] = (change) => onChange(change);
+    const gap = () => onGap?.();
     const sets = buckets === undefined ? [this.#all] : buckets.map((bucket) => this.#bucket(bucket));
     for (const set of sets) set.add(handler);
+    this.#gaps.add(gap);
     return () => {
+      this.#gaps.delete(gap);
       for (const set of sets) set.delete(handler);
     };
   }
 
   /**
-   * Waits until `check` answers: it runs once now, and after each change of the object.
+   * Waits until `check` answers: it runs once now, after each change of the object, and where changes may have been missed.
    * @throws WaitTimeoutError when the time is over; the signal's reason when it is aborted; what `check` throws;
    * CongerError ServiceUnavailable when this process ends
    */
@@ -213,6 +219,12 @@ export class Broadcast {
     this.#log.error({ partition }, 'changes were lost: readers of the feed have to begin anew');
     this.#ring.lose(partition);
     for (const wake of this.#wakes) wake();
+    this.#tellGap();
+  }
+
+  #tellGap(): void {
+    for (const gap of this.#gaps) gap();
+    this.#waiters.wakeAll();
   }
 
   #takeRecord(record: LogRecord): void {
@@ -232,10 +244,13 @@ export class Broadcast {
         `change left out of the feed: ${messageOf(error)}`,
       );
       this.#ring.skip(partition, position);
+      this.#tellGap();
       return;
     }
     if (this.#live) delaySeconds.observe(Math.max(0, Date.now() - change.time) / 1000);
+    const { epoch } = this.#ring;
     this.#ring.append(change, record.body.length);
+    if (this.#live && this.#ring.epoch > epoch) this.#tellGap();
     this.#hand(change, this.#byBucket.get(change.bucket));
     this.#hand(change, this.#all);
     this.#waiters.wake(change.bucket, change.key);

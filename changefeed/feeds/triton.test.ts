@@ -192,6 +192,19 @@ function refused(url: string, version: string | undefined, text: string | Buffer
   });
 }
 
+test('where changes may have been missed a listener is ended, registers again and reads everything', async () => {
+  const one = await instance();
+  const before = await listener(one.url, vms);
+  log.open(2);
+  await one.reader.goOn();
+  await before.ended;
+  const after = await listener(one.url, vms);
+  await one.reader.push([
+    log.make({ bucket: 'vms', key: 'a', value: { changed: ['state'] }, previous: {}, epoch: 2 }),
+  ]);
+  await eventually(() => expect(after.items).toHaveLength(1));
+});
+
 test.each([
   ['~1', 'not json', /failed to parse v1/],
   ['~1', 'null', /invalid v1/],

@@ -62,14 +62,20 @@ const TRY_AGAIN_LATER = 1013;
  * A fastify plugin: Triton's changefeed, as the npm package `changefeed` listens to it: `GET /changefeeds` (the
  * resources), `GET /changefeeds/stats`, and a websocket on `/changefeeds`. Every instance tells every listener
  * everything, each item once, in the order of the log. The protocol has no cursor: a listener that lost its
- * connection registers again, with any instance, and reads the bootstrap route.
+ * connection registers again, with any instance, and reads the bootstrap route; so where changes may have been missed
+ * every connection is ended.
  */
 export async function tritonFeed(fastify: FastifyInstance, options: TritonFeedOptions): Promise<void> {
   if (!fastify.hasDecorator('websocketServer')) await fastify.register(websocket);
   const { broadcast, log } = options;
   const listeners = new Listeners(options);
   const buckets = [...new Set(options.resources.map((r) => r.bucket))];
-  const unsubscribe = broadcast.subscribe({ buckets, onChange: (change) => listeners.publish(change) });
+  const unsubscribe = broadcast.subscribe({
+    buckets,
+    onChange: (change) => listeners.publish(change),
+    onGap: () =>
+      listeners.closeAll(TRY_AGAIN_LATER, 'changes may have been missed; register again and bootstrap'),
+  });
   const described = Object.fromEntries(
     options.resources.map(({ resource, subResources, bootstrapRoute }) => [
       resource,
@@ -79,7 +85,7 @@ export async function tritonFeed(fastify: FastifyInstance, options: TritonFeedOp
 
   fastify.addHook('preClose', async () => {
     unsubscribe();
-    listeners.closeAll('the server is ending');
+    listeners.closeAll(GOING_AWAY, 'the server is ending');
   });
   fastify.get('/changefeeds/stats', async () => listeners.stats());
   fastify.route({
@@ -159,8 +165,11 @@ class Listeners {
     return { listeners: this.#listeners.size, registrations };
   }
 
-  closeAll(reason: string): void {
-    for (const { socket } of this.#listeners) socket.close(GOING_AWAY, reason);
+  closeAll(code: number, reason: string): void {
+    for (const listener of this.#listeners) {
+      this.#remove(listener);
+      listener.socket.close(code, reason);
+    }
   }
 
   #send(resource: string, item: TritonItem, change: Change): void {

@@ -32,6 +32,11 @@ export class Waiters {
     if (waiting !== undefined) for (const wake of waiting) wake();
   }
 
+  /** Runs every check: any of the objects may have changed. */
+  wakeAll(): void {
+    for (const waiting of this.#byObject.values()) for (const wake of waiting) wake();
+  }
+
   /** Ends every wait with `reason`. */
   endAll(reason: unknown): void {
     for (const end of this.#ends) end(reason);
