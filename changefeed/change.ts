@@ -97,6 +97,17 @@ export function partitionOf(partitionKey: string, partitions: number): number {
 
 export function fnv1a32(text: string): number {
   let hash = 0x811c9dc5;
-  for (const byte of Buffer.from(text, 'utf8')) hash = Math.imul(hash ^ byte, 0x01000193);
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    // A character is its own UTF-8 as long as it is one of ASCII.
+    if (unit > 0x7f) return fnv1a32OfBytes(Buffer.from(text, 'utf8'));
+    hash = Math.imul(hash ^ unit, 0x01000193);
+  }
+  return hash >>> 0;
+}
+
+function fnv1a32OfBytes(bytes: Uint8Array): number {
+  let hash = 0x811c9dc5;
+  for (const byte of bytes) hash = Math.imul(hash ^ byte, 0x01000193);
   return hash >>> 0;
 }

@@ -1,8 +1,23 @@
 import { describe, expect, test } from 'vitest';
-import { bigintToLsn, formatPosition, isPosition, lsnToBigint, parsePosition, START } from './position.ts';
+import {
+  bigintToLsn,
+  formatPosition,
+  isPosition,
+  lsnToBigint,
+  parsePosition,
+  positionsOf,
+  START,
+} from './position.ts';
 import { random } from './testing/random.ts';
 
 describe('positions', () => {
+  test('of one transaction are those of its parts', () => {
+    const position = positionsOf(3, 0x1a2b3cn);
+    for (const index of [0, 1, 0xffff_ffff])
+      expect(position(index)).toBe(formatPosition({ epoch: 3, lsn: 0x1a2b3cn, index }));
+    expect(() => position(2 ** 32)).toThrow(RangeError);
+  });
+
   const next = random(7);
   const u32 = () => Math.floor(next() * 2 ** (1 + Math.floor(next() * 32)));
   const u64 = () =>

@@ -23,6 +23,16 @@ export function formatPosition({ epoch, lsn, index }: PositionParts): Position {
   return `${hex(epoch, 8)}-${hex(lsn, 16)}-${hex(index, 8)}`;
 }
 
+/** Makes the positions of one transaction's changes out of their indexes. @throws RangeError as `formatPosition` */
+export function positionsOf(epoch: number, lsn: bigint): (index: number) => Position {
+  const first = formatPosition({ epoch, lsn, index: 0 });
+  const transaction = first.slice(0, -8);
+  return (index) => {
+    if (!fitsU32(index)) throw new RangeError(`no such index: ${index}`);
+    return transaction + hex(index, 8);
+  };
+}
+
 /** @throws RangeError where `position` is not of the form that formatPosition makes ('' included). */
 export function parsePosition(position: Position): PositionParts {
   const match = FORM.exec(position);

@@ -1,5 +1,5 @@
 import { partitionOf } from '../change.ts';
-import { formatPosition, START } from '../position.ts';
+import { formatPosition, positionsOf, START } from '../position.ts';
 import type { LogRecord, Position } from '../types.ts';
 import { StreamAnewError } from './parts.ts';
 import type { PgOutput } from './pgoutput.ts';
@@ -192,9 +192,22 @@ export class Assembler {
   }
 
   #captured(open: Open, commit: Commit, endLsn: bigint): CapturedTransaction {
-    const { xid32, count, parts, bytes, spool, cut } = open;
+    const { xid32, count, parts, bytes, spool, cut, last } = open;
     if (parts.length > 1) for (const part of parts) this.#noteLast(open, part);
-    const record = (part: Part) => this.#record(part, commit, open);
+    const position = positionsOf(this.#epoch, commit.lsn);
+    const record = ({ index, partitionKey, body }: Part): CapturedRecord => {
+      const partition = partitionOf(partitionKey, this.#partitions);
+      return {
+        position: position(index),
+        partition,
+        partitionKey,
+        index,
+        count,
+        last: last[partition] ?? index,
+        time: commit.time,
+        body,
+      };
+    };
     if (spool === undefined) return { xid32, endLsn, bytes, records: parts.map(record) };
     const large: LargeTransaction = {
       async *slices(most) {
@@ -209,20 +222,6 @@ export class Assembler {
       close: () => spool.close(),
     };
     return { xid32, endLsn, bytes: 0, records: [], large };
-  }
-
-  #record({ index, partitionKey, body }: Part, commit: Commit, { count, last }: Open): CapturedRecord {
-    const partition = partitionOf(partitionKey, this.#partitions);
-    return {
-      position: formatPosition({ epoch: this.#epoch, lsn: commit.lsn, index }),
-      partition,
-      partitionKey,
-      index,
-      count,
-      last: last[partition] ?? index,
-      time: commit.time,
-      body,
-    };
   }
 }
 

@@ -169,10 +169,8 @@ export class Capture {
       const visibility = new Visibility(control);
       const flow = new Pipeline({
         tails,
-        append: async (records) => {
-          await seat.held();
-          await log.append(records);
-        },
+        mayAppend: () => seat.held(),
+        append: (records) => log.append(records),
         visible: (xids, until) => visibility.wait(xids, until),
         confirm: (lsn, urgent) => stream?.confirm(lsn, urgent),
         pause: () => stream?.pause(),

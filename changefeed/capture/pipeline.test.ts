@@ -131,6 +131,51 @@ test('what is in the log is dropped, and confirmed', async () => {
   expect(bench.appended).toEqual(['was there']);
 });
 
+test('of a backlog one append is in flight behind another, and no third', async () => {
+  const bench = new Bench();
+  const hold = gate();
+  bench.holdAppend = hold.closed;
+  const bodies = Array.from({ length: 1_000 }, (_, n) => String(n));
+  for (let n = 1; n <= 4; n++) bench.pipeline.push(transaction(n * 16, ...bodies));
+  await bench.until(() => bench.events.length === 2);
+  for (let i = 0; i < 10; i++) await new Promise((resolve) => setImmediate(resolve));
+  expect(bench.events).toEqual(['append 1000', 'append 1000']);
+  expect(bench.confirmed).toEqual([]);
+  hold.open();
+  await bench.until(() => bench.confirmed.length === 4);
+  expect(bench.appended).toEqual([...bodies, ...bodies, ...bodies, ...bodies]);
+  expect(bench.confirmed).toEqual([24n, 40n, 56n, 72n]);
+});
+
+test('what does not fill an append waits for the one in flight', async () => {
+  const bench = new Bench();
+  const hold = gate();
+  bench.holdAppend = hold.closed;
+  bench.pipeline.push(transaction(16, 'a'));
+  await bench.until(() => bench.events.length === 1);
+  bench.pipeline.push(transaction(32, 'b'));
+  bench.pipeline.push(transaction(48, 'c'));
+  for (let i = 0; i < 10; i++) await new Promise((resolve) => setImmediate(resolve));
+  expect(bench.events).toEqual(['append 1']);
+  hold.open();
+  await bench.until(() => bench.appended.length === 3);
+  expect(bench.events).toEqual(['append 1', 'append 2']);
+});
+
+test('behind an append that failed nothing is confirmed, and nothing more is sent', async () => {
+  const bench = new Bench();
+  const hold = gate();
+  bench.holdAppend = hold.closed;
+  const bodies = Array.from({ length: 1_000 }, (_, n) => String(n));
+  for (let n = 1; n <= 3; n++) bench.pipeline.push(transaction(n * 16, ...bodies));
+  await bench.until(() => bench.events.length === 2);
+  bench.fail = new Error('disk full');
+  hold.open();
+  await expect(bench.running).rejects.toThrow('disk full');
+  expect(bench.events).toEqual(['append 1000', 'append 1000']);
+  expect(bench.confirmed).toEqual([]);
+});
+
 test('a failed append ends the work, unconfirmed', async () => {
   const bench = new Bench();
   bench.fail = new Error('disk full');
@@ -158,7 +203,7 @@ test('a large transaction is appended in bounded parts, and confirmed as a whole
   const bodies = Array.from({ length: 4_500 }, (_, n) => String(n));
   bench.pipeline.push(transaction(16, ...bodies));
   await bench.until(() => bench.confirmed.length > 0);
-  expect(bench.events).toEqual(['append 2000', 'append 2000', 'append 500']);
+  expect(bench.events).toEqual([...Array(4).fill('append 1000'), 'append 500']);
   expect(bench.appended).toEqual(bodies);
   expect(bench.confirmed).toEqual([24n]);
 });

@@ -3,18 +3,21 @@ import type { LogRecord, LogWriter, Position } from '../types.ts';
 import type { CapturedRecord, CapturedTransaction, LargeTransaction } from './assembler.ts';
 
 /**
- * Records and bytes of one append. It is also what a capture that was stopped may repeat in Kafka, and readers count on
- * its being no more (log/kafka/pages.ts).
+ * Records and bytes of one append, and how many of them may be in flight. Together these are also what a capture that was
+ * stopped may repeat in Kafka, and readers count on its being no more (log/kafka/records.ts).
  */
-const BATCH_RECORDS = 2_000;
-const BATCH_BYTES = 2 * 1024 * 1024;
+const BATCH_RECORDS = 1_000;
+const BATCH_BYTES = 1024 * 1024;
+const IN_FLIGHT = 2;
 /** Bytes of bodies that may wait before the stream is paused, and below which it goes on. */
-const HIGH_WATER = 16 * 1024 * 1024;
-const LOW_WATER = 8 * 1024 * 1024;
+const HIGH_WATER = 8 * 1024 * 1024;
+const LOW_WATER = 4 * 1024 * 1024;
 
 export interface PipelineOptions {
   /** What `writer.open` answered. */
   readonly tails: readonly Position[];
+  /** Awaited before each append; rejects where there may be none. */
+  readonly mayAppend?: () => Promise<void>;
   readonly append: LogWriter['append'];
   /** Waits until the transactions are visible; answers their 64-bit ids. */
   readonly visible: (xids32: readonly number[], signal: AbortSignal) => Promise<readonly bigint[]>;
@@ -26,9 +29,12 @@ export interface PipelineOptions {
 }
 
 /**
- * From the stream to the log. Transactions are appended in the order in which they came, one append at a time, while
- * the next batch gathers; only once they are visible on the primary; and none twice: a record that does not come after
- * its partition's tail is already there. An LSN is confirmed only when every record before it is in the log.
+ * From the stream to the log. Transactions are appended in the order in which they came; only once they are visible on
+ * the primary; and none twice: a record that does not come after its partition's tail is already there, or is on its way.
+ * An LSN is confirmed only when every record before it is in the log.
+ *
+ * While an append is in flight the next batch gathers. Where that is full before the append is over, it is sent behind it,
+ * so that a backlog keeps the log busy while the capture prepares what comes next.
  */
 export class Pipeline {
   readonly #options: PipelineOptions;
@@ -36,9 +42,14 @@ export class Pipeline {
   readonly #stop = new AbortController();
   #queue: CapturedTransaction[] = [];
   #queuedBytes = 0;
+  #queuedRecords = 0;
   #paused = false;
-  /** Until `run`, too: what comes before it waits, and is not confirmed either. */
+  /** A batch is being taken from the queue. Until `run`, too: what comes before it waits, and is not confirmed either. */
   #working = true;
+  #inFlight = 0;
+  /** The last append, and so all of them. */
+  #landed: Promise<void> = Promise.resolve();
+  #failed = false;
   /** Everything before this LSN has been handed in. */
   #received = 0n;
   #wake: (() => void) | undefined;
@@ -56,6 +67,7 @@ export class Pipeline {
     }
     this.#queue.push(transaction);
     this.#queuedBytes += weightOf(transaction);
+    this.#queuedRecords += transaction.records.length;
     if (this.#queuedBytes > HIGH_WATER && !this.#paused) {
       this.#paused = true;
       this.#options.pause();
@@ -69,27 +81,45 @@ export class Pipeline {
     this.#confirmIfDone();
   }
 
-  /** Works until `stop`; the append in flight is finished first. Rejects when an append fails. */
+  /** Works until `stop`; appends in flight are finished first. Rejects when an append fails. */
   async run(): Promise<void> {
     const { signal } = this.#stop;
     this.#working = false;
-    while (!signal.aborted) {
-      if (this.#queue.length === 0) {
-        this.#confirmIfDone();
-        await new Promise<void>((resolve) => {
-          this.#wake = resolve;
-        });
-        continue;
+    try {
+      while (!signal.aborted && !this.#failed) {
+        if (this.#isDue()) {
+          this.#working = true;
+          await this.#work(signal);
+          this.#working = false;
+        } else {
+          this.#confirmIfDone();
+          await this.#change();
+        }
       }
-      this.#working = true;
-      await this.#work(signal);
-      this.#working = false;
+    } finally {
+      await this.#landed.catch(() => undefined);
     }
+    await this.#landed;
   }
 
   stop(): void {
     this.#stop.abort();
     this.#wake?.();
+  }
+
+  /** Whether to take a batch from the queue: whatever is there, or a full one while others are in flight. */
+  #isDue(): boolean {
+    if (this.#inFlight === 0) return this.#queue.length > 0;
+    return (
+      this.#inFlight < IN_FLIGHT && (this.#queuedRecords >= BATCH_RECORDS || this.#queuedBytes >= BATCH_BYTES)
+    );
+  }
+
+  /** Resolves when something has come, has landed or has failed. */
+  #change(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#wake = resolve;
+    });
   }
 
   async #work(signal: AbortSignal): Promise<void> {
@@ -107,23 +137,56 @@ export class Pipeline {
     }
     await failpoint('capture.visible.after');
     for await (const slice of this.#slices(batch, xids)) {
-      if (signal.aborted) return;
-      if (slice.length === 0) continue;
-      await failpoint('capture.append.before');
-      await this.#options.append(slice);
-      await failpoint('capture.append.after');
-      for (const record of slice) this.#tails[record.partition] = record.position;
-      this.#options.appended?.(slice);
+      while (this.#inFlight === IN_FLIGHT && !this.#failed) await this.#change();
+      if (signal.aborted || this.#failed) return;
+      await this.#launch(slice);
     }
-    const last = batch.at(-1);
-    await failpoint('capture.confirm.before');
-    if (last !== undefined)
-      this.#options.confirm(this.#queue.length === 0 ? this.#received : last.endLsn, true);
-    await failpoint('capture.confirm.after');
+    this.#confirmOnceLanded(batch);
     if (this.#paused && this.#queuedBytes < LOW_WATER) {
       this.#paused = false;
       this.#options.resume();
     }
+  }
+
+  /** Sends an append behind those in flight. */
+  async #launch(records: readonly LogRecord[]): Promise<void> {
+    if (records.length === 0) return;
+    await failpoint('capture.append.before');
+    await this.#options.mayAppend?.();
+    for (const record of records) this.#tails[record.partition] = record.position;
+    this.#inFlight++;
+    const append = this.#options.append(records);
+    this.#inTurn(async () => {
+      await append;
+      await failpoint('capture.append.after');
+      this.#inFlight--;
+      this.#options.appended?.(records);
+    });
+    // Whoever is behind another that failed is not waited for.
+    append.catch(() => undefined);
+  }
+
+  #confirmOnceLanded(batch: readonly CapturedTransaction[]): void {
+    const last = batch.at(-1);
+    if (last === undefined) return;
+    this.#inTurn(async () => {
+      await failpoint('capture.confirm.before');
+      const done = !this.#working && this.#queue.length === 0 && this.#inFlight === 0;
+      this.#options.confirm(done ? this.#received : last.endLsn, true);
+      await failpoint('capture.confirm.after');
+    });
+  }
+
+  /** What is to be done when every append that was sent has landed, unless one has failed. */
+  #inTurn(step: () => Promise<void>): void {
+    this.#landed = this.#landed.then(step);
+    this.#landed.then(
+      () => this.#wake?.(),
+      () => {
+        this.#failed = true;
+        this.#wake?.();
+      },
+    );
   }
 
   /** What of the batch is new, in appends of a bounded size. */
@@ -148,7 +211,9 @@ export class Pipeline {
   }
 
   #newOnes(records: readonly CapturedRecord[], xid: string): LogRecord[] {
-    return records.filter((record) => this.#isNew(record)).map((record) => ({ ...record, xid }));
+    const fresh: LogRecord[] = [];
+    for (const record of records) if (this.#isNew(record)) fresh.push({ ...record, xid });
+    return fresh;
   }
 
   /** One large transaction, or others up to the size of an append. */
@@ -172,6 +237,7 @@ export class Pipeline {
     const batch = this.#queue.slice(0, n);
     this.#queue = this.#queue.slice(n);
     for (const transaction of batch) this.#queuedBytes -= weightOf(transaction);
+    this.#queuedRecords -= records;
     return batch;
   }
 
@@ -180,8 +246,8 @@ export class Pipeline {
   }
 
   #confirmIfDone(): void {
-    if (!this.#working && this.#queue.length === 0 && this.#received > 0n)
-      this.#options.confirm(this.#received, false);
+    const idle = !this.#working && this.#inFlight === 0;
+    if (idle && this.#queue.length === 0 && this.#received > 0n) this.#options.confirm(this.#received, false);
   }
 }
 

@@ -62,7 +62,7 @@ async function setup(): Promise<LogUnderTest> {
       await trim({
         postgres: direct.href,
         partitions,
-        fromSeq: await seqBefore(direct.href, kept),
+        fromSeq: Number(await seqBefore(direct.href, kept)),
         fromTime: 0,
         log,
       });

@@ -13,24 +13,25 @@ const FRAME_BYTES = 256 * 1024;
 
 /** PGCOPY header of the binary format: signature, flags, no extension. */
 const HEADER = Buffer.from('5047434f50590aff0d0a000000000000000000', 'hex');
-/** Of a record without its texts and `last`: field count, ten lengths, three ints, three bigints. */
-const FIXED = 2 + FIELDS * 4 + 3 * 4 + 3 * 8;
+const TRAILER = Buffer.from([0xff, 0xff]);
+/** Of a record without its texts: field count, ten lengths, four ints, three bigints. */
+const FIXED = 2 + FIELDS * 4 + 4 * 4 + 3 * 8;
 
 /**
  * Records in PostgreSQL's binary COPY format, framed as protocol messages: CopyData, ..., CopyDone. The records' `seq`
  * count up from `firstSeq`.
  */
-export function encodeCopy(records: readonly LogRecord[], firstSeq: bigint): Buffer[] {
+export function encodeCopy(records: readonly LogRecord[], firstSeq: number): Buffer[] {
   const frames: Buffer[] = [];
   let start = 0;
   let size = HEADER.length;
   const flush = (end: number) => {
-    frames.push(encodeFrame(records, start, end, size, firstSeq, end === records.length));
+    frames.push(encodeFrame(records, start, end, size, firstSeq));
     start = end;
     size = 0;
   };
   records.forEach((record, i) => {
-    const bytes = sizeOf(record);
+    const bytes = mostBytes(record);
     if (i > start && size + bytes > FRAME_BYTES) flush(i);
     size += bytes;
   });
@@ -39,59 +40,64 @@ export function encodeCopy(records: readonly LogRecord[], firstSeq: bigint): Buf
   return frames;
 }
 
-function sizeOf(record: LogRecord): number {
-  const last = record.last === undefined ? 0 : 4;
-  return FIXED + last + record.position.length + Buffer.byteLength(record.partitionKey) + record.body.length;
+/** What a record takes, or more: of a key's UTF-16 units none takes more than three bytes. */
+function mostBytes({ position, partitionKey, body }: LogRecord): number {
+  return FIXED + position.length + 3 * partitionKey.length + body.length;
 }
 
+/** One CopyData of at most so many bytes; the first one begins the data, the last one ends it. */
 function encodeFrame(
   records: readonly LogRecord[],
   start: number,
   end: number,
-  size: number,
-  firstSeq: bigint,
-  last: boolean,
+  most: number,
+  firstSeq: number,
 ): Buffer {
-  const frame = Buffer.allocUnsafe(FRAME + size + (last ? 2 : 0));
-  frame[0] = COPY_DATA;
-  frame.writeUInt32BE(frame.length - 1, 1);
+  const frame = Buffer.allocUnsafe(FRAME + most + TRAILER.length);
   let at = FRAME;
   if (start === 0) at += HEADER.copy(frame, at);
   for (let i = start; i < end; i++) {
     const record = records[i];
-    if (record !== undefined) at = encodeRecord(frame, at, record, firstSeq + BigInt(i));
+    if (record !== undefined) at = putRecord(frame, at, record, firstSeq + i);
   }
-  if (last) frame.writeInt16BE(-1, at);
-  return frame;
+  if (end === records.length) at += TRAILER.copy(frame, at);
+  frame[0] = COPY_DATA;
+  frame.writeUInt32BE(at - 1, 1);
+  return frame.subarray(0, at);
 }
 
-function encodeRecord(to: Buffer, offset: number, record: LogRecord, seq: bigint): number {
+function putRecord(to: Buffer, offset: number, record: LogRecord, seq: number): number {
   let at = to.writeInt16BE(FIELDS, offset);
-  const int = (n: number) => {
-    at = to.writeInt32BE(4, at);
-    at = to.writeInt32BE(n, at);
-  };
-  const bigint = (n: bigint) => {
-    at = to.writeInt32BE(8, at);
-    at = to.writeBigInt64BE(n, at);
-  };
-  const text = (s: string) => {
-    const length = to.write(s, at + 4);
-    to.writeInt32BE(length, at);
-    at += 4 + length;
-  };
-  int(record.partition);
-  text(record.position);
-  bigint(seq);
-  text(record.partitionKey);
-  bigint(BigInt(record.xid));
-  int(record.index);
-  int(record.count);
-  if (record.last === undefined) at = to.writeInt32BE(-1, at);
-  else int(record.last);
-  bigint(BigInt(record.time));
+  at = putInt(to, at, record.partition);
+  at = putText(to, at, record.position);
+  at = putBigint(to, at, seq);
+  at = putText(to, at, record.partitionKey);
+  at = putBigint(to, at, Number(record.xid));
+  at = putInt(to, at, record.index);
+  at = putInt(to, at, record.count);
+  at = record.last === undefined ? to.writeInt32BE(-1, at) : putInt(to, at, record.last);
+  at = putBigint(to, at, record.time);
   at = to.writeInt32BE(record.body.length, at);
-  return at + record.body.copy(to, at);
+  to.set(record.body, at);
+  return at + record.body.length;
+}
+
+function putInt(to: Buffer, at: number, n: number): number {
+  to.writeInt32BE(4, at);
+  return to.writeInt32BE(n, at + 4);
+}
+
+/** A column of 64 bits: what is exact in a number, 2^53, is more than what any of these comes to. */
+function putBigint(to: Buffer, at: number, n: number): number {
+  to.writeInt32BE(8, at);
+  to.writeInt32BE(Math.floor(n / 2 ** 32), at + 4);
+  return to.writeUInt32BE(n >>> 0, at + 8);
+}
+
+function putText(to: Buffer, at: number, text: string): number {
+  const bytes = to.write(text, at + 4);
+  to.writeInt32BE(bytes, at);
+  return at + 4 + bytes;
 }
 
 /**

@@ -67,12 +67,12 @@ describe('the embedded log', { timeout: 20_000 }, () => {
     await one.open();
     await one.append([record(1, 3), ...records(2, 300, 3).map((each) => ({ ...each, time: Date.now() }))]);
     const options = { postgres: url, partitions, log };
-    expect(await trim({ ...options, fromSeq: 0n, fromTime: 0 })).toBe(0);
+    expect(await trim({ ...options, fromSeq: 0, fromTime: 0 })).toBe(0);
     // Number 1 is old, and alone in its partition.
-    expect(await trim({ ...options, fromSeq: 0n, fromTime: Date.now() - 60_000 })).toBe(0);
-    expect(await trim({ ...options, fromSeq: 202n, fromTime: 0 })).toBe(200);
-    expect(await trim({ ...options, fromSeq: 202n, fromTime: 0 })).toBe(0);
-    expect(await trim({ ...options, fromSeq: 1_000_000n, fromTime: 0 })).toBe(97);
+    expect(await trim({ ...options, fromSeq: 0, fromTime: Date.now() - 60_000 })).toBe(0);
+    expect(await trim({ ...options, fromSeq: 202, fromTime: 0 })).toBe(200);
+    expect(await trim({ ...options, fromSeq: 202, fromTime: 0 })).toBe(0);
+    expect(await trim({ ...options, fromSeq: 1_000_000, fromTime: 0 })).toBe(97);
     const { rows } = await admin.query(
       'SELECT partition, count(*)::int FROM conger_log GROUP BY 1 ORDER BY 1',
     );
@@ -86,7 +86,7 @@ describe('the embedded log', { timeout: 20_000 }, () => {
     const now = Date.now();
     const times = [now - 7_000, now - 1_000, now - 9_000, now - 8_000, now];
     await one.append(times.map((time, i) => ({ ...record(i + 1, 0), time })));
-    expect(await trim({ postgres: url, partitions, log, fromSeq: 0n, fromTime: now - 5_000 })).toBe(1);
+    expect(await trim({ postgres: url, partitions, log, fromSeq: 0, fromTime: now - 5_000 })).toBe(1);
     const { rows } = await admin.query<{ time: string }>('SELECT time FROM conger_log ORDER BY position');
     expect(rows.map(({ time }) => Number(time))).toEqual(times.slice(1));
   });
@@ -138,12 +138,27 @@ describe('the embedded log', { timeout: 20_000 }, () => {
     expect(rows[0].n).toBe(0);
   });
 
+  test('behind an append that failed nothing is appended until the log is opened again', async () => {
+    const one = await writer();
+    await one.open();
+    const all = records(1, 12, partitions);
+    await Promise.all([one.append(all.slice(0, 4)), one.append(all.slice(4, 8))]);
+    const twice = one.append(all.slice(4, 8));
+    const behind = one.append(all.slice(8));
+    await expect(twice).rejects.toMatchObject({ code: '23505' });
+    await expect(behind).rejects.toMatchObject({ code: '23505' });
+    await expect(one.append(all.slice(8))).rejects.toMatchObject({ code: '23505' });
+    const { rows } = await admin.query('SELECT body FROM conger_log ORDER BY seq');
+    expect(rows.map(({ body }) => body)).toEqual(all.slice(0, 8).map(({ body }) => body.toString()));
+    const tails = await one.open();
+    expect([...tails].sort()).toEqual(all.slice(4, 8).map(({ position }) => position));
+    await one.append(all.slice(8));
+  });
+
   test('an append of a writer of an earlier generation does nothing, even on a connection that lives', async () => {
     const old = await writer();
     await old.open();
     await admin.query('UPDATE conger_log_writer SET generation = generation + 1');
-    await expect(old.append(records(1, 4, partitions))).rejects.toMatchObject({ code: 'CGF01' });
-    // The connection is in order after the refusal, with no data of it left on the way.
     await expect(old.append(records(1, 4, partitions))).rejects.toMatchObject({ code: 'CGF01' });
     await old.open();
     await old.append(records(1, 4, partitions));

@@ -6,7 +6,7 @@ export interface TrimOptions {
   readonly postgres: string;
   readonly partitions: number;
   /** Records before this number go, */
-  readonly fromSeq: bigint;
+  readonly fromSeq: number;
   /** and those that were committed before this time, in milliseconds since 1970. */
   readonly fromTime: number;
   readonly log: Logger;
@@ -43,7 +43,7 @@ export async function trim(options: TrimOptions): Promise<number> {
              ON CONFLICT (partition) DO UPDATE SET position = greatest(t.position, excluded.position)
            )
            SELECT count(*)::int AS gone FROM gone`,
-          [partition, options.fromSeq.toString(), options.fromTime],
+          [partition, options.fromSeq, options.fromTime],
         );
         const gone = rows[0]?.gone ?? 0;
         total += gone;

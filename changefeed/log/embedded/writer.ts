@@ -29,13 +29,16 @@ const TRIM_EVERY = 5_000;
 /**
  * Appends to the table. Each append is one transaction that first holds the writer's generation still (FOR SHARE): a
  * writer that was taken over appends nothing more, and when `open` returns, an append that its predecessor had in flight
- * is either done or will never be. So the tails that `open` answers are final, and rows become visible in the order of their positions.
+ * is either done or will never be. So the tails that `open` answers are final, and rows become visible in the order of
+ * their positions. Appends are sent one after the other, and none behind one that failed.
  */
 export class EmbeddedWriter implements LogWriter {
   readonly #options: EmbeddedWriterOptions;
   #client: pg.Client | undefined;
   #generation = 0n;
-  #nextSeq = 0n;
+  #nextSeq = 0;
+  /** The last append of this opening, and so all of them. */
+  #last: Promise<void> = Promise.resolve();
   #sinceTrim = TRIM_EVERY;
   #trimming: Promise<unknown> | undefined;
 
@@ -75,29 +78,39 @@ export class EmbeddedWriter implements LogWriter {
         ORDER BY p.partition`,
       [this.#options.partitions],
     );
-    this.#nextSeq =
-      rows.reduce((most, row) => (BigInt(row.seq ?? 0) > most ? BigInt(row.seq ?? 0) : most), 0n) + 1n;
+    this.#nextSeq = Math.max(0, ...rows.map((row) => Number(row.seq ?? 0))) + 1;
+    this.#last = Promise.resolve();
     return rows.map((row) => row.position ?? '');
   }
 
-  async append(records: readonly LogRecord[]): Promise<void> {
-    if (records.length === 0) return;
+  append(records: readonly LogRecord[]): Promise<void> {
+    if (records.length === 0) return this.#last;
     const client = this.#client;
-    if (client === undefined) throw new Error('the log is not open');
+    if (client === undefined) return Promise.reject(new Error('the log is not open'));
     const touched = [...new Set(records.map((record) => record.partition))];
+    // Encoded now, while PostgreSQL works on the one before.
     const statement = new CopyStatement(
       `SELECT conger_log_fence(${this.#generation});
        COPY conger_log (${COPY_COLUMNS}) FROM STDIN (FORMAT binary);
        NOTIFY ${LOG_CHANNEL}, '${touched.join(',')}'`,
       encodeCopy(records, this.#nextSeq),
     );
-    await failpoint('log.embedded.append.before');
-    client.query(statement);
-    await statement.done;
-    await failpoint('log.embedded.append.after');
-    this.#nextSeq += BigInt(records.length);
-    this.#sinceTrim += records.length;
-    this.#trimNowAndThen();
+    this.#nextSeq += records.length;
+    const append = this.#last.then(async () => {
+      await failpoint('log.embedded.append.before');
+      client.query(statement);
+      await statement.done;
+      await failpoint('log.embedded.append.after');
+    });
+    this.#last = append;
+    append.then(
+      () => {
+        this.#sinceTrim += records.length;
+        this.#trimNowAndThen();
+      },
+      () => undefined,
+    );
+    return append;
   }
 
   async close(): Promise<void> {
@@ -112,7 +125,7 @@ export class EmbeddedWriter implements LogWriter {
     this.#sinceTrim = 0;
     const { postgres, log, partitions, retainMs, retainRecords } = this.#options;
     const keep = {
-      fromSeq: this.#nextSeq - BigInt(retainRecords),
+      fromSeq: this.#nextSeq - retainRecords,
       fromTime: Date.now() - retainMs,
     };
     this.#trimming = trim({ postgres, log, partitions, ...keep })
