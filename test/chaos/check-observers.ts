@@ -6,10 +6,18 @@ import { commitOf, type History, type Logged, type Stream, type Told } from './h
 
 type Report = (property: Property, text: string) => void;
 
-/** Judges the effects of the consumers: of every change one, in the log's order. */
+/** Judges the effects of the consumers: of every change one, in the log's order, and one for what a transaction has there. */
 export function checkApplied({ log, applied }: History): Violation[] {
   const { violations, report } = reporter('consumer');
-  for (const [partition, entries] of log.entries()) compare(entries, applied[partition] ?? [], true, report);
+  for (const [partition, entries] of log.entries()) {
+    const seen = applied[partition] ?? [];
+    compare(entries, seen, true, report);
+    for (const [i, one] of seen.entries()) {
+      const before = seen[i - 1];
+      if (before !== undefined && commitOf(before) === commitOf(one) && before.effect !== one.effect)
+        report('atomic', `applied ${describe(one)} with another effect than ${describe(before)}`);
+    }
+  }
   return violations;
 }
 

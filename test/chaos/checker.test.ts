@@ -93,7 +93,7 @@ const history: History = {
   writes,
   log,
   store,
-  applied: log,
+  applied: [first.map((one, i) => ({ ...one, effect: i < 3 ? 1 : 2 })), second],
   streams: [
     stream('follower', 'follow', told.slice(0, 5)),
     stream('follower', 'follow', told.slice(5), { since: [first[2]!.position, second[1]!.position] }),
@@ -181,6 +181,12 @@ const planted: readonly (readonly [string, Property, string, History])[] = [
   ['the last effect missing', 'reliable', 'consumer', withApplied(first.slice(0, -1))],
   ['effects out of order', 'ordered', 'consumer', withApplied(swapped(first, 1))],
   ['an effect of half a transaction', 'atomic', 'consumer', withApplied(without(first, 4))],
+  [
+    'two effects of one transaction',
+    'atomic',
+    'consumer',
+    withApplied(first.map((one, i) => ({ ...one, effect: i < 4 ? 1 : 2 }))),
+  ],
   ['a change told twice', 'unique', 'listener', withTold([...told.slice(0, 3), ...told.slice(2)])],
   ['a change missing in the middle', 'reliable', 'listener', withTold(without(told, 4))],
   ['a change missing at the end', 'reliable', 'listener', withTold(told.slice(0, -1))],

@@ -43,6 +43,8 @@ export interface Told {
   readonly id: string | null;
   /** Of the value before; null where there was none. */
   readonly previous: string | null;
+  /** Of a consumer's: which effect it was applied with. */
+  readonly effect?: number;
 }
 
 /** A change as the log holds it. */

@@ -49,8 +49,8 @@ export async function readApplied({ kv }: Cluster): Promise<Told[][]> {
   });
   const applied: Told[][] = Array.from({ length: partitions }, () => []);
   // Effects of a partition are committed one after the other, so their numbers say in which order.
-  for (const { value } of objects.toSorted((a, b) => a._id - b._id)) {
-    applied[value.partition]?.push(...value.told);
+  for (const { value, _id: effect } of objects.toSorted((a, b) => a._id - b._id)) {
+    applied[value.partition]?.push(...value.told.map((told) => ({ ...told, effect })));
   }
   return applied;
 }
