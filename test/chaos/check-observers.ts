@@ -30,6 +30,7 @@ export function checkListener(history: History, name: string, streams: readonly 
     if (gone === true && oneEpoch) report('resumable', 'was told that its position is gone, and nothing was');
   }
   checkCursors(streams, report);
+  checkReads(history, streams, report);
   switch (streams[0]?.kind) {
     case 'follow':
       for (const [partition, entries] of history.log.entries()) {
@@ -50,6 +51,16 @@ export function checkListener(history: History, name: string, streams: readonly 
       break;
   }
   return violations;
+}
+
+/** What was read after a change was told is what that change left, or one behind it. */
+function checkReads({ log }: History, streams: readonly Stream[], report: Report): void {
+  for (const { partition, position, key, id } of streams.flatMap(({ reads }) => reads ?? [])) {
+    const since = (log[partition] ?? []).filter((entry) => entry.key === key && entry.position >= position);
+    if (!since.some((entry) => entry.id === id)) {
+      report('visible', `was told of ${key} at ${position}, and read ${id ?? 'nothing'}`);
+    }
+  }
 }
 
 function reporter(observer: string): { violations: Violation[]; report: Report } {

@@ -89,13 +89,16 @@ const ends = [first.at(-1)!.position, second.at(-1)!.position];
 const early = { a1: 'v3', b1: 'v2' };
 const later = [...first.slice(2), ...second.slice(1)];
 
+/** The store's answer to who was told of a change. */
+const read = ({ partition, position, key }: Told, id: string | null) => ({ partition, position, key, id });
+
 const history: History = {
   writes,
   log,
   store,
   applied: [first.map((one, i) => ({ ...one, effect: i < 3 ? 1 : 2 })), second],
   streams: [
-    stream('follower', 'follow', told.slice(0, 5)),
+    stream('follower', 'follow', told.slice(0, 5), { reads: [read(first[0]!, 'v3'), read(first[1]!, 'v3')] }),
     stream('follower', 'follow', told.slice(5), { since: [first[2]!.position, second[1]!.position] }),
     stream('replayer', 'replay', [...first.slice(2, 4), ...second.slice(2, 3)], { since }),
     stream('replayer', 'replay', [], { since: ends }),
@@ -276,6 +279,18 @@ const planted: readonly (readonly [string, Property, string, History])[] = [
     'listener',
     withTold(later, 'snapshot', { snapshot: { a1: 'v3' } }),
   ],
+  [
+    'an object read as it was before the change',
+    'visible',
+    'listener',
+    withTold(told, 'follow', { reads: [read(first[1]!, 'v1')] }),
+  ],
+  [
+    'an object not found before its delete',
+    'visible',
+    'listener',
+    withTold(told, 'follow', { reads: [read(first[3]!, null)] }),
+  ],
   ['no snapshot', 'snapshot', 'listener', withTold(told, 'snapshot')],
   [
     'the last change missing behind a snapshot',
@@ -301,11 +316,14 @@ function newEpoch(entries: readonly Logged[]): Logged[] {
 
 test('between two epochs changes may be missing, and nowhere else', () => {
   const epochs = { ...history, streams: [], log: log.map(newEpoch), applied: log.map(newEpoch) };
-  expect(check(epochs)).toEqual([]);
+  expect(check(epochs, { gaps: true })).toEqual([]);
+  expect(check(epochs)).toMatchObject([{ property: 'resumable', observer: 'log' }]);
   // Transaction 7 is the first of the new epoch: it may as well have been lost.
   const lost = without(newEpoch(first), 5);
-  expect(check({ ...epochs, log: [lost, newEpoch(second)], applied: [lost, newEpoch(second)] })).toEqual([]);
+  const missing = { ...epochs, log: [lost, newEpoch(second)], applied: [lost, newEpoch(second)] };
+  expect(check(missing, { gaps: true })).toEqual([]);
   const early = without(newEpoch(first), 1);
-  const found = check({ ...epochs, log: [early, newEpoch(second)], applied: [early, newEpoch(second)] });
+  const wrong = { ...epochs, log: [early, newEpoch(second)], applied: [early, newEpoch(second)] };
+  const found = check(wrong, { gaps: true });
   expect(found.map(({ property }) => property)).toContain('reliable');
 });

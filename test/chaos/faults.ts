@@ -4,6 +4,7 @@ import type { Random } from '../random.ts';
 import type { Cluster } from './cluster.ts';
 import { failover } from './failover.ts';
 import { kafka, leader } from './kafka-faults.ts';
+import { schema, slot, transaction } from './postgres-faults.ts';
 
 /** Breaks something, in a way that follows from `random`, and resolves when it is whole again. */
 export type Fault = (cluster: Cluster, random: Random) => Promise<void>;
@@ -118,25 +119,6 @@ const postgres: Readonly<Record<string, Fault>> = {
   },
 };
 
-/** The replication slot goes, and with it the changes that nobody has read. */
-const slot: Readonly<Record<string, Fault>> = {
-  drop: async ({ fixtures, config }) => {
-    for (let tries = 0; ; tries++) {
-      try {
-        await fixtures.postgres.query(
-          `SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
-            WHERE slot_name = '${config.captureSlot}' AND active_pid IS NOT NULL`,
-        );
-        await fixtures.postgres.query(`SELECT pg_drop_replication_slot('${config.captureSlot}')`);
-        return;
-      } catch (error) {
-        // The capture was faster, and reads again.
-        if (tries === 50) throw error;
-      }
-    }
-  },
-};
-
 const groups = {
   process: processes,
   network,
@@ -144,6 +126,8 @@ const groups = {
   kafka: { ...onOneOf(/-kafka\d$/), ...kafka },
   leader,
   slot,
+  transaction,
+  schema,
   failover,
 } as const;
 

@@ -5,6 +5,7 @@ import {
   startReplicatedPostgres,
 } from '../fixtures/replicated-postgres.ts';
 import { type Brokers, startBrokers } from './brokers.ts';
+import { slotKeepMb } from './postgres-faults.ts';
 
 /** What stands under a run. */
 export interface Shape {
@@ -41,7 +42,13 @@ export async function startFixtures(shape: Shape): Promise<Fixtures> {
   const { log, standby, brokers = 1 } = shape;
   const [postgres, kafka] = await Promise.allSettled([
     startReplicatedPostgres({
-      settings: { max_connections: '200', max_replication_slots: '200' },
+      settings: {
+        max_connections: '200',
+        max_replication_slots: '200',
+        max_slot_wal_keep_size: `${slotKeepMb}MB`,
+        // What is larger is sent before its commit.
+        logical_decoding_work_mem: '1MB',
+      },
       standby: standby !== undefined,
       failoverSlots: standby === 'with slots',
     }),
@@ -101,6 +108,8 @@ class RunningFixtures implements Fixtures {
     await this.postgres.query(
       `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '${slot}'`,
     );
+    // A standby that is about to drop a database, and is synchronising a slot of it, ends.
+    await this.replicas?.untilGone(slot);
     await this.postgres.query(`DROP DATABASE ${name} WITH (FORCE)`);
   }
 

@@ -53,6 +53,16 @@ export interface Logged extends Told {
   readonly count: number;
 }
 
+/** What the store answered to a listener that had been told of a change, and then read the object. */
+export interface Read {
+  readonly partition: number;
+  /** Of the change. */
+  readonly position: Position;
+  readonly key: string;
+  /** Of the value that was there; null: none. */
+  readonly id: string | null;
+}
+
 /**
  * One connection to a feed, from its first line to its last. The streams of one listener follow each other, each from
  * the last cursor of the one before; a replay is a stream that goes on from a cursor of long ago.
@@ -65,6 +75,7 @@ export interface Stream {
   /** Key and id of each object of the snapshot that it began with. */
   readonly snapshot?: Readonly<Record<string, string>>;
   readonly told: readonly Told[];
+  readonly reads?: readonly Read[];
   /** The positions of each cursor that came, and how many changes had been told before it, or with it. */
   readonly cursors: readonly { readonly told: number; readonly positions: readonly Position[] }[];
   /** The service has said that the position is gone, so that the listener began anew. */

@@ -1,13 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { decodeCursor } from '../../changefeed/feeds/cursor.ts';
 import type { FeedLine } from '../../changefeed/feeds/http.ts';
+import type { Kv } from '../../kvstore/types.ts';
 import type { Random } from '../random.ts';
-import type { Stream, Told } from './history.ts';
-import type { Value } from './resources.ts';
+import type { Read, Stream, Told } from './history.ts';
+import { bucket, type Value } from './resources.ts';
 
 type Open = {
   -readonly [K in keyof Stream]: Stream[K] extends readonly (infer T)[] ? T[] : Stream[K];
-} & { told: Told[]; cursors: { told: number; positions: readonly string[] }[] };
+} & { told: Told[]; reads: Read[]; cursors: { told: number; positions: readonly string[] }[] };
 
 /** What a replay begins with. */
 export interface Place {
@@ -22,6 +23,8 @@ export interface ListenerOptions {
   readonly random: Random;
   /** Whether it breaks its connections by itself now and then. */
   readonly restless?: boolean;
+  /** Where it reads objects that it was told of, one at a time. */
+  readonly reads?: Kv;
   /** Where to begin; absent: with what is to come, or with a snapshot. */
   readonly since?: Place;
 }
@@ -39,6 +42,7 @@ export class Listener {
   readonly #running: Promise<void>;
   #place: Place | undefined;
   #begun = false;
+  #reading: Promise<void> | undefined;
 
   constructor(options: ListenerOptions) {
     this.#options = options;
@@ -64,6 +68,7 @@ export class Listener {
   async stop(): Promise<void> {
     this.#abort.abort();
     await this.#running;
+    await this.#reading;
   }
 
   async #run(): Promise<void> {
@@ -95,6 +100,7 @@ export class Listener {
       listener: name,
       kind,
       told: [],
+      reads: [],
       cursors: [],
       ...(since === undefined ? {} : { since: since.positions }),
     };
@@ -122,6 +128,7 @@ export class Listener {
         const { partition, position, key, type: op } = line;
         const id = (of: unknown) => (of as Value | null)?.id ?? null;
         stream.told.push({ partition, position, key, op, id: id(line.value), previous: id(line.previous) });
+        this.#reading ??= this.#read(stream, line);
         break;
       }
       case 'snapshot':
@@ -145,6 +152,17 @@ export class Listener {
     this.#place = { cursor: line.cursor, positions };
     this.places.push(this.#place);
     this.#begun = true;
+  }
+
+  async #read({ reads }: Open, { partition, position, key }: Pick<Told, 'partition' | 'position' | 'key'>) {
+    try {
+      const found = await this.#options.reads?.tryGet<Value>(bucket, key);
+      if (this.#options.reads !== undefined)
+        reads.push({ partition, position, key, id: found?.value.id ?? null });
+    } catch {
+      // The store could not be reached.
+    }
+    this.#reading = undefined;
   }
 
   #beginAnew(stream: Open): void {

@@ -11,6 +11,7 @@ export interface Value {
   readonly owner: string;
   /** Of this value alone. */
   readonly id: string;
+  readonly padding?: string;
 }
 
 export async function ensureBuckets(kv: Kv): Promise<void> {

@@ -58,7 +58,7 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
   const listeners: Listener[] = [];
   const working = new AbortController();
   try {
-    const writers = new Writers(cluster.kv);
+    const writers = new Writers(cluster.kv, scenario.padding);
     const listen = (name: string, kind: Stream['kind'], more = {}) => {
       const listener = new Listener({
         name,
@@ -72,7 +72,11 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
     };
     // Whoever was told of a gap goes on with a snapshot.
     const kind = scenario.gaps === true ? 'snapshot' : 'follow';
-    const followers = [listen('follower', kind), listen('restless follower', kind, { restless: true })];
+    const reads = scenario.reads === true ? { reads: cluster.kv } : {};
+    const followers = [
+      listen('follower', kind, reads),
+      listen('restless follower', kind, { restless: true }),
+    ];
     const idle = listen('idle', 'idle');
     await Promise.all([...followers, idle].map((listener) => listener.begun()));
 
@@ -135,7 +139,7 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
       applied: await readApplied(cluster),
       streams: listeners.flatMap((listener) => listener.streams),
     };
-    const violations = check(history);
+    const violations = check(history, { gaps: scenario.gaps === true });
     if (violations.length > 0) await writeFile(join(directory, 'history.json'), JSON.stringify(history));
     const { passed, injected } = await readTraces(directory);
     return {

@@ -16,6 +16,10 @@ export interface Scenario {
   readonly gaps?: boolean;
   /** A log that it needs. */
   readonly log?: 'embedded' | 'kafka';
+  /** Whether a listener reads what it was told of. */
+  readonly reads?: boolean;
+  /** Bytes that each value of a large batch has besides. */
+  readonly padding?: number;
   /** The brokers that it needs. */
   readonly brokers?: 3;
   /** The standby that PostgreSQL has. */
@@ -65,6 +69,7 @@ export const scenarios: readonly Scenario[] = [
     what: 'the primary dies, stops or is cut off, and its standby is promoted',
     faults: /^failover:/,
     count: 1,
+    reads: true,
     standby: 'with slots',
   },
   {
@@ -173,6 +178,42 @@ export const scenarios: readonly Scenario[] = [
     count: 2,
     plans: {},
     gaps: true,
+  },
+  {
+    name: 'invalidated-slot',
+    what: 'no capture reads for so long that PostgreSQL gives the slot up: a new epoch begins',
+    faults: /^slot:invalidate$/,
+    count: 1,
+    plans: {},
+    gaps: true,
+  },
+  {
+    name: 'open-transaction',
+    what: 'a transaction stays open while captures die, and begin anew behind it',
+    faults: /^transaction:open$/,
+    count: 2,
+    plans: {},
+  },
+  {
+    name: 'large-transaction',
+    what: 'captures die amid transactions that are larger than they hold in memory',
+    faults: /^process:kill-captures$/,
+    count: 3,
+    plans: { capture: ['capture.append.after=kill@20', 'capture.append.before=kill@10'] },
+    padding: 20_000,
+  },
+  {
+    name: 'schema-change',
+    what: 'the bucket gets a new version with one more index, under its writers',
+    faults: /^schema:change$/,
+    count: 1,
+  },
+  {
+    name: 'stale-cache',
+    what: 'a listener reads each object that it is told of, while connections break and servers die',
+    faults: /^(network:(cut|cut-all|hold)|process:(kill|pause)|postgres:terminate)$/,
+    count: 3,
+    reads: true,
   },
   {
     name: 'disk-full',

@@ -35,8 +35,12 @@ export class Writers {
   readonly #began = performance.now();
   #serial = 0;
 
-  constructor(kv: Kv) {
+  readonly #padding: string;
+
+  /** @param padding bytes that each value of a large batch has besides */
+  constructor(kv: Kv, padding = 0) {
     this.#kv = kv;
+    this.#padding = 'x'.repeat(padding);
   }
 
   /** Calls that were answered, well or with an error about the object. */
@@ -142,7 +146,7 @@ export class Writers {
       const owner = of[i % of.length]!;
       puts.set(
         big ? `${owner}/big${serial}.${i}` : `${owner}/${random.below(keysOfOwner)}`,
-        this.#value(owner),
+        big && this.#padding !== '' ? { ...this.#value(owner), padding: this.#padding } : this.#value(owner),
       );
     }
     const ops: BatchOp[] = [...puts].map(([key, value]) => ({ operation: 'put', bucket, key, value }));
