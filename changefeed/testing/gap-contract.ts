@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { isCongerError } from '../../runtime/errors.ts';
 import type { LogReader, LogWriter, Reading } from '../types.ts';
 import type { LogUnderTest } from './log-contract.ts';
 import { Member } from './member.ts';
@@ -125,6 +126,32 @@ export function gapContract(name: string, setup: () => Promise<LogUnderTest>, ti
       await after.until(() => after.count === 25 * log.partitions);
       expect(after.gaps.map(({ partition }) => partition).toSorted()).toEqual(all());
       expect(after.gaps.every((gap) => gap.after === 0)).toBe(true);
+    });
+
+    test('a place in a log that was emptied is none in the next one', async () => {
+      const first = await writer();
+      await first.append(rounds(0, 10));
+      await first.close();
+      const reader = await log.reader();
+      open.push(reader);
+      const [last] = rounds(9, 1).filter(({ partition }) => partition === 2);
+      const place = last?.position ?? '';
+      expect((await reader.locate(2, place)).position).toBe(place);
+      await log.wipe();
+      await log.cut();
+      const one = await writer();
+      const gone = async () => {
+        for (;;) {
+          const error = await reader.locate(2, place).catch((error: unknown) => error);
+          if (isCongerError(error, 'PositionGone')) return;
+          // Connections that were cut; brokers may take a while to know the new topic.
+          if (!(error instanceof Error)) throw new Error('the place was found');
+        }
+      };
+      await gone();
+      await one.append(rounds(10, 25));
+      await gone();
+      await reader.locate(2, rounds(12, 1).find(({ partition }) => partition === 2)?.position ?? '');
     });
 
     test('a log that is emptied under its readers is another log', async () => {

@@ -154,8 +154,9 @@ class Reader {
       if (earlier === undefined) break;
       first = earlier;
     }
-    // Nothing that is there lies before it, so something that is not there may lie behind it.
-    if (first === low && low > 0n) throw gone();
+    // Nothing that is there lies before it, so something that is not there may lie behind it: it was dropped, or was in
+    // a topic that was deleted and made anew, of which only positions tell.
+    if (first === low && (low > 0n || position !== START)) throw gone();
     return first;
   }
 
