@@ -137,7 +137,8 @@ async function bringUp(
   const kafka = options.kafka === true ? await ownKafka(home, met, say) : (options.kafka ?? false);
 
   const base = options.portBase ?? defaultPortBase;
-  const ports = planPorts(base === 'free' ? await freeRange(portCount(instances)) : base, instances);
+  const first = base === 'free' ? await freeRange(portCount(instances)) : base;
+  const ports = planPorts(first, instances, options.captures ?? 1);
   await checkPorts(ports, { postgres: options.postgres === undefined, kafka: kafka === true });
   const ids = await identities(home, options.nodes ?? 2);
   const kind = await nodeKind(options, met, ids);

@@ -4,6 +4,8 @@ export interface DatacenterOptions {
   readonly home: string;
   /** Of each of CNAPI, VMAPI, NAPI and FWAPI. Default 2. */
   readonly instances?: number;
+  /** Captures, of which one captures and the others wait to take over. Default 1. */
+  readonly captures?: number;
   /** Compute nodes. Default 2. */
   readonly nodes?: number;
   /** Compute nodes are simulated, also where they need not be. */

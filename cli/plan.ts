@@ -3,13 +3,15 @@ import { isPortFree } from './parts/ports.ts';
 /** Services of which `--instances` run, in the order of their ports. */
 export const replicated = ['cnapi', 'vmapi', 'napi', 'fwapi'] as const;
 export const kvstoreCount = 2;
+/** As many as there are ports for. */
+export const mostCaptures = 6;
 export const defaultPortBase = 2020;
 
 export interface Ports {
   readonly kvstore: readonly number[];
   /** Health and metrics of the kvstore servers, which do not speak HTTP on their own ports. */
   readonly kvstoreMetrics: readonly number[];
-  readonly capture: number;
+  readonly captures: readonly number[];
   readonly postgres: number;
   readonly kafka: number;
   readonly adminui: number;
@@ -28,9 +30,9 @@ function blockSize(instances: number): number {
 
 /**
  * Every port of a datacenter, from `base` (2020) on, with up to ten instances: kvstore 2020-, PostgreSQL 2030, Kafka
- * 2031, capture 2032, kvstore's metrics 2033-, CNAPI 2040-, VMAPI 2050-, NAPI 2060-, FWAPI 2070-, adminui 2080.
+ * 2031, capture 2032 (more of them: 2035-), kvstore's metrics 2033-, CNAPI 2040-, VMAPI 2050-, NAPI 2060-, FWAPI 2070-, adminui 2080.
  */
-export function planPorts(base: number, instances: number): Ports {
+export function planPorts(base: number, instances: number, captures: number): Ports {
   const size = blockSize(instances);
   const block = (index: number, count: number, from = 0) =>
     Array.from({ length: count }, (_, i) => base + index * size + from + i);
@@ -39,7 +41,7 @@ export function planPorts(base: number, instances: number): Ports {
   return {
     kvstore: block(0, kvstoreCount),
     kvstoreMetrics: block(1, kvstoreCount, 3),
-    capture,
+    captures: [capture, ...block(1, captures - 1, 5)],
     postgres,
     kafka,
     adminui,
@@ -60,7 +62,7 @@ export async function checkPorts(ports: Ports, own: { postgres: boolean; kafka: 
     ...replicated.flatMap((name) =>
       ports.services[name].map((port, i): [string, number] => [`${name}${i}`, port]),
     ),
-    ['the capture', ports.capture],
+    ...ports.captures.map((port, i): [string, number] => [`capture${i}`, port]),
     ['adminui', ports.adminui],
     ...(own.postgres ? [['PostgreSQL', ports.postgres] as [string, number]] : []),
     ...(own.kafka ? [['Kafka', ports.kafka] as [string, number]] : []),

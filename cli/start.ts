@@ -170,9 +170,10 @@ export async function startAll(supervisor: Supervisor, plan: Plan): Promise<void
     say,
   });
   // What is written before the replication slot is there would not be in the log.
-  await step('capture', [
-    part('capture', 0, { CONGER_PORT: String(ports.capture), CONGER_METRICS_PORT: String(ports.capture) }),
-  ]);
+  const captures = ports.captures.map((port, i) =>
+    part('capture', i, { CONGER_PORT: String(port), CONGER_METRICS_PORT: String(port) }),
+  );
+  await step(captures.length === 1 ? 'capture' : `capture x${captures.length}`, captures);
   const kvstore = ports.kvstore.map((port, i) =>
     part('kvstore', i, {
       CONGER_PORT: String(port),

@@ -1,11 +1,26 @@
 import { describe, expect, it } from 'vitest';
+import { planPorts } from '../plan.ts';
 import { parseUp } from './up.ts';
+
+it('every part has a port of its own', () => {
+  const ports = planPorts(2020, 10, 6);
+  const all = [
+    ports.kvstore,
+    ports.kvstoreMetrics,
+    ports.captures,
+    [ports.postgres, ports.kafka, ports.adminui],
+    ...Object.values(ports.services),
+  ].flat();
+  expect(new Set(all).size).toBe(all.length);
+  expect(Math.max(...all)).toBeLessThanOrEqual(2080);
+});
 
 describe('the options of up', () => {
   it('have their defaults', () => {
     expect(parseUp([])).toEqual({
       home: '.conger',
       instances: 2,
+      captures: 1,
       nodes: 2,
       simulated: false,
       portBase: 2020,
@@ -19,6 +34,7 @@ describe('the options of up', () => {
     const args = [
       '--instances',
       '3',
+      '--captures=2',
       '--nodes=simulated:50',
       '--home',
       '/x',
@@ -36,6 +52,7 @@ describe('the options of up', () => {
     expect(parseUp([...args, ...more])).toEqual({
       home: '/x',
       instances: 3,
+      captures: 2,
       nodes: 50,
       simulated: true,
       portBase: 'free',
@@ -50,6 +67,8 @@ describe('the options of up', () => {
     ['--instances', '0'],
     ['--instances', '1.5'],
     ['--instances', ''],
+    ['--captures', '0'],
+    ['--captures', '7'],
     ['--nodes', 'two'],
     ['--nodes', 'simulated:'],
     ['--nodes', 'netns:2'],

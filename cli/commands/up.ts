@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 import { hostsOf } from '../../runtime/postgres/hosts.ts';
 import { type Datacenter, startDatacenter } from '../datacenter.ts';
 import type { DatacenterOptions } from '../options.ts';
-import { defaultPortBase } from '../plan.ts';
+import { defaultPortBase, mostCaptures } from '../plan.ts';
 import { type Command, UsageError } from './command.ts';
 
 const help = `Usage: conger up [options]        (or: npm start -- [options])
@@ -14,6 +14,7 @@ Brings a datacenter up, in the foreground; Ctrl-C stops it. The next start carri
   --kafka-brokers HOST:PORT  use these Kafka brokers, comma-separated
   --postgres URL[,URL...]    use this PostgreSQL (17 or newer, wal_level=logical)
   --instances N              instances of each of CNAPI, VMAPI, NAPI and FWAPI (default 2)
+  --captures N               captures (default 1): the others take over where one dies or hangs
   --nodes N                  compute nodes (default 2): network namespaces, or simulated where these cannot be
   --nodes simulated:N        compute nodes, all of them simulated
   --home DIR                 data, logs and endpoints.json (default .conger)
@@ -60,6 +61,7 @@ export function parseUp(args: string[]): DatacenterOptions {
       'kafka-brokers': { type: 'string' },
       postgres: { type: 'string' },
       instances: { type: 'string', default: '2' },
+      captures: { type: 'string', default: '1' },
       nodes: { type: 'string', default: '2' },
       home: { type: 'string', default: '.conger' },
       'port-base': { type: 'string', default: String(defaultPortBase) },
@@ -76,6 +78,7 @@ export function parseUp(args: string[]): DatacenterOptions {
   return {
     home: values.home,
     instances: wholeNumber('--instances', values.instances, 1, 50),
+    captures: wholeNumber('--captures', values.captures, 1, mostCaptures),
     ...parseNodes(values.nodes),
     portBase: portBase === 0 ? 'free' : portBase,
     kafka: brokers === undefined ? values.kafka : parseBrokers(brokers),
