@@ -154,10 +154,10 @@ async function letGoOn(processes: readonly Managed[], random: Random, signal: Ab
   const since = new Map<Managed, number>();
   while (!signal.aborted) {
     for (const process of processes) {
-      if (!(await process.isStuck())) since.delete(process);
+      if (!process.isStuck()) since.delete(process);
       else if (!since.has(process)) since.set(process, performance.now() + 100 + random.below(3_000));
       else if (performance.now() > (since.get(process) ?? 0)) process.resume();
     }
-    await sleep(50);
+    await sleep(200);
   }
 }

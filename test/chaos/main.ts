@@ -5,9 +5,10 @@ import { parseArgs } from 'node:util';
 import { messageOf } from '../../runtime/errors.ts';
 import { failpoints } from '../../runtime/failpoint-names.ts';
 import { type Fixtures, type Shape, startFixtures } from './fixtures.ts';
+import { knownFailures } from './known-failures.ts';
 import { failpointsOf, type Log } from './plans.ts';
 import { type Report, run } from './run.ts';
-import { knownFailures, type Scenario, scenarios } from './scenarios.ts';
+import { type Scenario, scenarios } from './scenarios.ts';
 
 const help = `Usage: npm run chaos -- [options]
 
@@ -17,6 +18,7 @@ Writes, consumes and listens while things break, and checks that every change co
   --first-seed N   the first of them (default 1); a failed run is repeated with --seeds 1 --first-seed SEED
   --log NAME       embedded, kafka or both (default both)
   --brokers N      1 or 3 brokers of Kafka (default 1; scenarios that need 3 have them)
+  --jobs N         how many seeds run at a time, each on a PostgreSQL (and brokers) of its own (default 1)
   --scenario NAME  what goes wrong (default any; all: every scenario with each seed)
   --keep DIR       where a failed run leaves its history, logs and database (default: a new directory)
   --stop           stop after the first failure
@@ -31,6 +33,7 @@ const { values } = parseArgs({
     'first-seed': { type: 'string', default: '1' },
     log: { type: 'string', default: 'both' },
     brokers: { type: 'string', default: '1' },
+    jobs: { type: 'string', default: '1' },
     scenario: { type: 'string', default: 'any' },
     keep: { type: 'string' },
     stop: { type: 'boolean', default: false },
@@ -48,15 +51,21 @@ if (values.list) {
   console.log(`\n${Object.keys(failpoints).length} failpoints:`);
   for (const [name, what] of Object.entries(failpoints)) console.log(`${name.padEnd(30)} ${what}`);
   console.log('\nfailures that others have had, and where they are tested:');
-  for (const [failure, where] of knownFailures) console.log(`${failure}\n    ${where}`);
+  for (const { failure, scenarios: of = [], tests = [] } of knownFailures) {
+    console.log(`${failure}\n    ${[...of.map((name) => `scenario ${name}`), ...tests].join(', ')}`);
+  }
   process.exit(0);
 }
 const chosen = scenarios.filter(({ name }) => values.scenario === 'all' || name === values.scenario);
 const logs: readonly Log[] = (['embedded', 'kafka'] as const).filter((log) =>
   ['both', log].includes(values.log),
 );
-const [seeds, first] = [Number(values.seeds), Number(values['first-seed'])];
-if (chosen.length === 0 || logs.length === 0 || !Number.isInteger(seeds) || !Number.isInteger(first)) {
+const [seeds, first, jobs] = [values.seeds, values['first-seed'], values.jobs].map(Number) as [
+  number,
+  number,
+  number,
+];
+if (chosen.length === 0 || logs.length === 0 || ![seeds, first, jobs].every(Number.isInteger) || jobs < 1) {
   process.stderr.write(help);
   process.exit(2);
 }
@@ -66,6 +75,8 @@ function counts({ writes, changes, streams, faults, lives }: Report): string {
   return `${changes} changes (writes: ${outcomes.join(', ')}), ${streams} connections, ${lives} lives; ${faults.join(' ')}`;
 }
 
+// Each process of a run ends with this one.
+process.setMaxListeners(0);
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
 
 const keep = values.keep ?? (await mkdtemp(join(tmpdir(), 'conger-chaos-')));
@@ -89,6 +100,7 @@ async function one(
   const start = performance.now();
   const took = () => `in ${((performance.now() - start) / 1000).toFixed(1)} s`;
   let problems: string[];
+  let said: string;
   let broken = false;
   try {
     const report = await run({ seed, scenario, fixtures, directory });
@@ -96,23 +108,26 @@ async function one(
     faults += report.faults.length;
     for (const name of report.passed) passed.get(log)?.add(name);
     problems = report.violations.map(({ property, observer, text }) => `${property}: ${observer} ${text}`);
-    console.log(`${problems.length === 0 ? 'ok  ' : 'FAIL'} ${title} ${took()}: ${counts(report)}`);
+    said = `${problems.length === 0 ? 'ok  ' : 'FAIL'} ${title} ${took()}: ${counts(report)}`;
   } catch (error) {
     problems = [messageOf(error)];
     broken = true;
-    console.log(`FAIL ${title} ${took()}`);
+    said = `FAIL ${title} ${took()}`;
     await writeFile(join(directory, 'error.txt'), String(error instanceof Error ? error.stack : error));
   }
   if (problems.length === 0) {
     good++;
+    console.log(said);
     await rm(directory, { recursive: true, force: true });
     return { kept: true, broken };
   }
   failed.push(`${log} ${scenario.name} ${seed}`);
-  await fixtures.keep(join(directory, 'database')).catch((error) => console.log(`     ${messageOf(error)}`));
-  console.log(`     history, logs and database: ${directory}`);
-  for (const problem of problems.slice(0, 10)) console.log(`     ${problem}`);
-  if (problems.length > 10) console.log(`     and ${problems.length - 10} more`);
+  const kept = fixtures.keep(join(directory, 'database'));
+  const lines = [await kept.then(() => `history, logs and database: ${directory}`, messageOf)];
+  lines.push(...problems.slice(0, 10));
+  if (problems.length > 10) lines.push(`and ${problems.length - 10} more`);
+  // At once, since other seeds run meanwhile.
+  console.log([said, ...lines].join('\n     '));
   return { kept: false, broken };
 }
 
@@ -134,21 +149,32 @@ function byShape(log: Log): readonly { readonly shape: Shape; readonly of: reado
   return [...shapes.values()];
 }
 
-for (const { shape, of } of logs.flatMap(byShape)) {
+/** Takes runs from `due` until there are none, on fixtures of its own. */
+async function work(shape: Shape, due: { readonly scenario: Scenario; readonly seed: number }[]) {
   let fixtures = await startFixtures(shape);
   try {
-    for (const scenario of of) {
-      for (let seed = first; seed < first + seeds; seed++) {
-        const { kept, broken } = await one(fixtures, scenario, seed);
-        if (!kept && values.stop) break;
-        if (!broken) continue;
-        await fixtures.stop();
-        fixtures = await startFixtures(shape);
-      }
+    for (let next = due.shift(); next !== undefined; next = due.shift()) {
+      const { kept, broken } = await one(fixtures, next.scenario, next.seed);
+      if (!kept && values.stop) due.length = 0;
+      if (!broken || due.length === 0) continue;
+      await fixtures.stop();
+      fixtures = await startFixtures(shape);
     }
   } finally {
+    due.length = 0;
     await fixtures.stop();
   }
+}
+
+for (const { shape, of } of logs.flatMap(byShape)) {
+  const due = of.flatMap((scenario) =>
+    Array.from({ length: seeds }, (_, n) => ({ scenario, seed: first + n })),
+  );
+  const workers = await Promise.allSettled(
+    Array.from({ length: Math.min(jobs, due.length) }, () => work(shape, due)),
+  );
+  for (const worker of workers) if (worker.status === 'rejected') throw worker.reason;
+  if (failed.length > 0 && values.stop) break;
 }
 if (failed.length === 0 && values.keep === undefined) await rm(keep, { recursive: true, force: true });
 let uncovered = 0;

@@ -1,7 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, openSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -91,11 +90,16 @@ export class Managed {
   }
 
   /** Whether something stopped it that was not `pause`: a failpoint. */
-  async isStuck(): Promise<boolean> {
+  isStuck(): boolean {
     const pid = this.#child?.pid;
     if (pid === undefined || this.#held) return false;
-    const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-    return stat.slice(stat.lastIndexOf(')') + 2).startsWith('T') && !this.#held;
+    try {
+      // In one go: by the way of promises it is ten times the work, and it is done all the time.
+      const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+      return stat.slice(stat.lastIndexOf(')') + 2).startsWith('T');
+    } catch {
+      return false;
+    }
   }
 
   async stop(): Promise<void> {
