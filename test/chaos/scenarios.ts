@@ -228,39 +228,3 @@ export const scenarios: readonly Scenario[] = [
     },
   },
 ];
-
-/** Failures that others have had with changefeeds, and the scenario or test that shows they are none here. */
-export const knownFailures: readonly (readonly [failure: string, where: string])[] = [
-  ['a publisher hides an item from the other instance’s listeners', 'scenario quiet'],
-  ['two publishers send one item twice', 'scenario quiet'],
-  ['a crash between a write and its publication loses the change', 'scenario crash-before-publication'],
-  ['a publication that fails fails a committed write', 'scenario disk-full'],
-  ['published with no listener, or after a failed send: no replay', 'scenario failed-send'],
-  ['out of order, cut at the page size', 'scenario quiet (batches of 150 to 300)'],
-  ['a change that matches N subscriptions is sent N times', 'changefeed/feeds/triton.test.ts'],
-  ['two listeners with one instance id replace each other', 'changefeed/feeds/triton.test.ts'],
-  ['mixed versions', 'changefeed/change.test.ts, changefeed/consumer.test.ts'],
-  ['a reconnect loses updates', 'scenario network'],
-  [
-    'a cache serves what was there before its invalidation',
-    'changefeed/capture/capture.pg.test.ts (visible when told)',
-  ],
-  [
-    'waits live in one instance’s memory',
-    'services/common/jobs/engine.test.ts, services/cnapi/tasks.pg.test.ts',
-  ],
-  ['sequences and xmin are not commit order', 'scenario any (order of acknowledged writes)'],
-  ['a snapshot disagrees with the feed', 'scenario torn-snapshot'],
-  ['failover loses acknowledged rows', 'test/linearizability (failover)'],
-  ['a slot is lost, or invalidated, and nobody downstream is told', 'scenario lost-slot'],
-  ['an idle publication lets WAL grow', 'changefeed/capture/capture.pg.test.ts (the slot moves on)'],
-  ['a transaction larger than memory', 'changefeed/capture/pipeline.test.ts'],
-  ['a schema change in mid-stream', 'kvstore/store/bucket-change.pg.test.ts'],
-  ['a keepalive missed while the sink pushes back', 'scenario slow-sink'],
-  ['an orphaned walsender still holds the slot', 'scenario orphaned-walsender'],
-  ['notifications lost over a reconnect', 'scenario lost-notifications'],
-  ['Kafka’s transactions lose and tear', 'not used; scenario duplicate-append shows what takes their place'],
-  ['finite retries drop the batch after one that landed', 'scenario broker'],
-  ['a rebalance commits to partitions already lost', 'scenario rebalance'],
-  ['an effect twice after a takeover', 'scenario double-effect'],
-];
