@@ -6,7 +6,6 @@ import { messageOf } from '../../runtime/errors.ts';
 import { failpoints } from '../../runtime/failpoint-names.ts';
 import { type Fixtures, type Shape, startFixtures } from './fixtures.ts';
 import { knownFailures } from './known-failures.ts';
-import { knownFailures } from './known-failures.ts';
 import { failpointsOf, type Log } from './plans.ts';
 import { type Report, run } from './run.ts';
 import { type Scenario, scenarios } from './scenarios.ts';
