@@ -5,6 +5,7 @@ import { counter, gauge, timer } from '../runtime/metrics.ts';
 import { parseChange } from './change.ts';
 import { CatchUp } from './feeds/catch-up.ts';
 import { decodeCursor, encodeCursor, type FeedCursor, parseSince } from './feeds/cursor.ts';
+import { Pages } from './feeds/pages.ts';
 import { RingReader } from './feeds/reader.ts';
 import { type Beginning, Ring, type RingLimits } from './feeds/ring.ts';
 import { Turns } from './feeds/turns.ts';
@@ -62,6 +63,7 @@ export class Broadcast {
   readonly #log: Logger;
   readonly #tail: number;
   readonly #ring: Ring;
+  readonly #pages: Pages;
   /** The first position that was read in each partition; '' before it. */
   readonly #first: Position[];
   readonly #all = new Set<Subscription['onChange']>();
@@ -69,6 +71,7 @@ export class Broadcast {
   readonly #gaps = new Set<() => void>();
   readonly #waiters = new Waiters();
   readonly #wakes = new Set<() => void>();
+  #readers = 0;
   #reading: Reading | undefined;
   #live = false;
   #stopped = false;
@@ -78,6 +81,7 @@ export class Broadcast {
     this.#reader = reader;
     this.#log = log;
     this.#tail = tail;
+    this.#pages = new Pages(reader);
     this.#ring = new Ring(reader.partitions, limits);
     this.#first = new Array<Position>(reader.partitions).fill(START);
   }
@@ -153,10 +157,8 @@ export class Broadcast {
   onWake(wake: () => void): () => void {
     const own = () => wake();
     this.#wakes.add(own);
-    readersNow.set(this.#wakes.size);
     return () => {
       this.#wakes.delete(own);
-      readersNow.set(this.#wakes.size);
     };
   }
 
@@ -166,7 +168,7 @@ export class Broadcast {
    * @throws CongerError PositionGone, BadRequest (neither a cursor nor a position), ServiceUnavailable (the log)
    */
   async resume(since: string): Promise<CatchUp> {
-    const catchUp = new CatchUp(this.#ring, this.#reader, parseSince(since, this.partitions));
+    const catchUp = new CatchUp(this.#ring, this.#pages, parseSince(since, this.partitions));
     await catchUp.locate();
     return catchUp;
   }
@@ -179,9 +181,15 @@ export class Broadcast {
   /** Lets some of those who catch up hold a page. */
   readonly turns = new Turns(catchingUpAtOnce);
 
-  /** How many readers are open. */
+  /** How many readers are open, as they have said. */
   get readers(): number {
-    return this.#wakes.size;
+    return this.#readers;
+  }
+
+  /** Says that so many readers more are open. */
+  countReaders(more: number): void {
+    this.#readers += more;
+    readersNow.set(this.#readers);
   }
 
   /** Whether `stop` was called. */
@@ -218,6 +226,7 @@ export class Broadcast {
   #lose(partition: number): void {
     this.#log.error({ partition }, 'changes were lost: readers of the feed have to begin anew');
     this.#ring.lose(partition);
+    this.#pages.clear();
     for (const wake of this.#wakes) wake();
     this.#tellGap();
   }

@@ -1,9 +1,9 @@
 import { CongerError, isCongerError } from '../../runtime/errors.ts';
-import { parseChange } from '../change.ts';
 import { epochOf, START } from '../position.ts';
 import { isVisible, parseSnapshot, type Snapshot } from '../snapshot.ts';
-import type { Change, Cursor, LogReader, Position } from '../types.ts';
+import type { Change, Cursor, Position } from '../types.ts';
 import { encodeCursor, type FeedCursor, type FeedPlace } from './cursor.ts';
+import type { Pages } from './pages.ts';
 import { gone } from './reader.ts';
 import type { Ring } from './ring.ts';
 
@@ -13,19 +13,21 @@ import type { Ring } from './ring.ts';
  */
 export class CatchUp {
   readonly #ring: Ring;
-  readonly #reader: LogReader;
+  readonly #pages: Pages;
   readonly #epoch: number;
   readonly #positions: Position[];
   readonly #snapshotText: string;
   readonly #snapshot: Snapshot | undefined;
   readonly #cursors = new Map<number, Cursor>();
+  /** The page that was read last: its partition's next one comes once all of it was passed. */
+  #page: { readonly partition: number; readonly last: Position; readonly next: Cursor } | undefined;
   #time: number;
 
   /** @throws CongerError PositionGone where `place` is of another log or epoch */
-  constructor(ring: Ring, reader: LogReader, place: FeedPlace) {
+  constructor(ring: Ring, pages: Pages, place: FeedPlace) {
     if (!ring.knows(place)) throw gone('the cursor is of another log');
     this.#ring = ring;
-    this.#reader = reader;
+    this.#pages = pages;
     this.#epoch = ring.epoch;
     this.#positions = [...place.positions];
     this.#time = place.time;
@@ -52,7 +54,7 @@ export class CatchUp {
   }
 
   /**
-   * The next changes, of the partition that is furthest behind. Each is passed with `pass` before the next page.
+   * The next changes, of the partition that is furthest behind. Each is passed with `pass`; what was not is answered again.
    * @throws CongerError PositionGone where the log has dropped some, or they cannot be read, or at a new epoch;
    * ServiceUnavailable where the log does not answer
    */
@@ -61,16 +63,20 @@ export class CatchUp {
     const [partition] = this.#behind().sort((a, b) => (this.#position(a) < this.#position(b) ? -1 : 1));
     if (partition === undefined) return [];
     const cursor = await this.#cursor(partition);
-    const batch = await answered(this.#reader.readFrom(partition, cursor));
-    if (batch === undefined) {
+    const page = await answered(this.#pages.read(partition, cursor));
+    if (page === undefined) {
       if (this.#behind().includes(partition)) throw gone('the log has lost changes');
       return [];
     }
-    this.#cursors.set(partition, batch.cursor);
-    return batch.records.map((record) => {
+    const passed = this.#position(partition);
+    const records = page.records.filter(({ position }) => position > passed);
+    const last = records.at(-1)?.position;
+    if (last === undefined) this.#cursors.set(partition, page.next);
+    else this.#page = { partition, last, next: page.next };
+    return records.map((record) => {
       if (epochOf(record.position) > this.#epoch) throw missed();
       try {
-        return parseChange(record);
+        return page.change(record);
       } catch {
         throw gone('a change cannot be read');
       }
@@ -81,13 +87,17 @@ export class CatchUp {
   pass(change: Change): boolean {
     this.#positions[change.partition] = change.position;
     this.#time = Math.max(this.#time, change.time);
+    const page = this.#page;
+    if (page?.partition === change.partition && page.last === change.position) {
+      this.#cursors.set(page.partition, page.next);
+    }
     return this.#snapshot === undefined || !isVisible(change.xid, this.#snapshot);
   }
 
   async #cursor(partition: number): Promise<Cursor> {
     const known = this.#cursors.get(partition);
     if (known !== undefined) return known;
-    const cursor = await answered(this.#reader.locate(partition, this.#position(partition)));
+    const cursor = await answered(this.#pages.locate(partition, this.#position(partition)));
     this.#cursors.set(partition, cursor);
     return cursor;
   }

@@ -2,9 +2,12 @@ import { type ObjectFilter, objectFilter } from '../../kvstore/filter.ts';
 import type { BucketConfig, Kv, KvObject } from '../../kvstore/types.ts';
 import type { Broadcast } from '../broadcast.ts';
 import type { Change } from '../types.ts';
+import { Cohorts } from './cohort.ts';
 import type { FeedCursor } from './cursor.ts';
 import type { FeedSnapshot } from './feed.ts';
+import { HeldSnapshot, type Hold } from './held-snapshot.ts';
 import type { ChangeLine, SnapshotLine } from './lines.ts';
+import type { Turns } from './turns.ts';
 
 export interface FeedResource {
   readonly bucket: string;
@@ -54,11 +57,12 @@ export class Line {
  */
 export class FeedClass {
   readonly name: string;
+  readonly cohorts = new Cohorts<Line>((change) => this.line(change));
   readonly #resource: FeedResource;
   readonly #filter: ObjectFilter | undefined;
   readonly #lines = new Map<Change, Line | undefined>();
   #bytes = 0;
-  #reading: { readonly since: FeedCursor; readonly answer: Promise<FeedSnapshot<SnapshotLine>> } | undefined;
+  #held: HeldSnapshot<string> | undefined;
 
   constructor(name: string, resource: FeedResource, filter: ObjectFilter | undefined) {
     this.name = name;
@@ -82,23 +86,32 @@ export class FeedClass {
     return line;
   }
 
-  /** The objects that there are, and where the broadcast stood before they were read. */
-  snapshot(broadcast: Broadcast, kv: Pick<Kv, 'find'>) {
-    if (this.#reading !== undefined && broadcast.reaches(this.#reading.since)) return this.#reading;
-    const reading = {
-      since: broadcast.cursor(),
-      answer: this.#find(kv).finally(() => {
-        if (this.#reading === reading) this.#reading = undefined;
-      }),
-    };
-    this.#reading = reading;
-    return reading;
+  /** The objects that there are, as lines. Readers share what is being read, or sent, while the ring reaches back to it. */
+  hold(broadcast: Broadcast, kv: Pick<Kv, 'find'>, turns: Turns): Hold<string> {
+    const known = this.#held;
+    if (known !== undefined && (known.since === undefined || broadcast.reaches(known.since)))
+      return known.hold();
+    const held = new HeldSnapshot<string>(
+      turns,
+      () => broadcast.cursor(),
+      () => this.#find(kv),
+      () => {
+        if (this.#held === held) this.#held = undefined;
+      },
+    );
+    this.#held = held;
+    return held.hold();
   }
 
-  async #find(kv: Pick<Kv, 'find'>): Promise<FeedSnapshot<SnapshotLine>> {
+  async #find(kv: Pick<Kv, 'find'>): Promise<FeedSnapshot<string>> {
     const { bucket, all } = this.#resource;
-    const found = await kv.find<unknown>(bucket, this.#filter?.text ?? all, { noLimit: true });
-    return { items: found.objects.map((object) => this.#presentObject(object)), found };
+    const { objects, snapshot } = await kv.find<unknown>(bucket, this.#filter?.text ?? all, {
+      noLimit: true,
+    });
+    return {
+      items: objects.map((object) => JSON.stringify(this.#presentObject(object))),
+      found: { snapshot },
+    };
   }
 
   #typeOf({ op, key, value, previous }: Change): ChangeLine['type'] | undefined {

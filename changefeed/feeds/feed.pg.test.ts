@@ -5,6 +5,7 @@ import { silentLogger } from '../../runtime/log.ts';
 import { type Broadcast, startBroadcast } from '../broadcast.ts';
 import { type Road, startRoad, type TestProcess } from '../testing/road.ts';
 import type { Change } from '../types.ts';
+import { Cohorts } from './cohort.ts';
 import type { FeedCursor } from './cursor.ts';
 import { openFeed } from './feed.ts';
 
@@ -17,7 +18,14 @@ const keys = Array.from({ length: 24 }, (_, i) => `counter${i}`);
 /** Several counters are one owner's, and so in one partition. */
 const ownerOf = (key: string) => `owner${Number(key.slice('counter'.length)) % 9}`;
 let road: Road;
-const instances: { process: TestProcess; broadcast: Broadcast }[] = [];
+interface Instance {
+  readonly process: TestProcess;
+  readonly broadcast: Broadcast;
+  readonly cohorts: Cohorts<Change<Counter>>;
+}
+
+const instances: Instance[] = [];
+const select = (change: Change) => (change.bucket === 'counters' ? (change as Change<Counter>) : undefined);
 
 beforeAll(async () => {
   road = await startRoad(4);
@@ -32,6 +40,7 @@ beforeAll(async () => {
     instances.push({
       process,
       broadcast: await startBroadcast({ reader: process.reader, log: silentLogger(), ...limits }),
+      cohorts: new Cohorts(select),
     });
   }
 }, 60_000);
@@ -44,7 +53,7 @@ afterAll(async () => {
   await road.close();
 }, 30_000);
 
-function pick(): { process: TestProcess; broadcast: Broadcast } {
+function pick(): Instance {
   const instance = instances[Math.floor(Math.random() * instances.length)];
   if (instance === undefined) throw new Error('no instance');
   return instance;
@@ -61,7 +70,7 @@ function follow(
   let since: FeedCursor | undefined;
   let started = false;
   const session = async (): Promise<boolean> => {
-    const { process, broadcast } = pick();
+    const { process, broadcast, cohorts } = pick();
     // Its connection may be the one that was cut.
     const from =
       since === undefined
@@ -84,12 +93,14 @@ function follow(
                 return { items: found.objects, found };
               },
             }),
-        select: (change) => (change.bucket === 'counters' ? (change as Change<Counter>) : undefined),
+        select,
+        // Some go their own way.
+        cohorts: Math.random() < 0.7 ? cohorts : undefined,
         send: async (message) => {
           if (message.type === 'end') return true;
           since = message.cursor;
           if (message.type === 'snapshot') {
-            started = true;
+            started ||= message.last;
             for (const { key, value } of message.items) state.set(key, value.n);
           } else if (message.type === 'event') {
             const { key, value } = message.event;

@@ -3,6 +3,8 @@ import { CongerError } from '../../runtime/errors.ts';
 import { silentLogger } from '../../runtime/log.ts';
 import { type Broadcast, type BroadcastOptions, startBroadcast } from '../broadcast.ts';
 import { TestLog, type TestReader } from '../testing/log.ts';
+import type { Change } from '../types.ts';
+import { Cohorts } from './cohort.ts';
 import { type Feed, type FeedMessage, type FeedOptions, openFeed } from './feed.ts';
 
 // A loaded machine is slow, not wrong.
@@ -10,6 +12,15 @@ vi.setConfig({ testTimeout: 30_000 });
 const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 20_000 });
 
 type Message = FeedMessage<string, string>;
+
+/** What readers of a broadcast go with while they are at rest. */
+const cohorts = new WeakMap<Broadcast, Cohorts<string>>();
+const selectThings = (change: Change) => (change.bucket === 'things' ? change.key : undefined);
+function cohortsOf(broadcast: Broadcast): Cohorts<string> {
+  const made = cohorts.get(broadcast) ?? new Cohorts<string>(selectThings);
+  cohorts.set(broadcast, made);
+  return made;
+}
 
 const stops: (() => Promise<void>)[] = [];
 afterEach(async () => {
@@ -30,7 +41,8 @@ function open(broadcast: Broadcast, options: Partial<FeedOptions<string, string>
   let waiting: { count: number; resolve: () => void } | undefined;
   const feed: Feed = openFeed<string, string>({
     broadcast,
-    select: (change) => (change.bucket === 'things' ? change.key : undefined),
+    select: selectThings,
+    ...(options.select === undefined ? { cohorts: cohortsOf(broadcast) } : {}),
     send: (message) => {
       messages.push(message);
       if (waiting !== undefined && messages.length >= waiting.count) waiting.resolve();
@@ -308,7 +320,8 @@ test('what the log has dropped is PositionGone, before anything is sent or in th
   expect(await feed.done).toMatchObject({ code: 'PositionGone' });
   expect(messages.length).toBeGreaterThan(5);
   expect(messages.length).toBeLessThan(50);
-  await expect(broadcast.resume(since)).rejects.toMatchObject({ code: 'PositionGone' });
+  const other = await start(log, { tail: 2 });
+  await expect(other.broadcast.resume(since)).rejects.toMatchObject({ code: 'PositionGone' });
   await expect(broadcast.resume('nonsense')).rejects.toMatchObject({ code: 'BadRequest' });
 });
 
@@ -329,20 +342,71 @@ test('a reader that catches up and comes to a new epoch, or to what cannot be re
   expect(await g.feed.done).toMatchObject({ code: 'PositionGone' });
 });
 
-test('a reader that does not take its page of the log makes room for the others', async () => {
+test('readers that take nothing hold no turn at the log, and are cut off after a while', async () => {
   const { since, keys, broadcast } = await behindTheRing(30);
   const stuck = await Promise.all(
     Array.from({ length: 20 }, async () =>
       open(broadcast, {
         since: await broadcast.resume(since),
-        pageMs: 50,
+        stuckMs: 4_000,
         send: (message) => (message.type === 'event' ? new Promise(() => undefined) : true),
       }),
     ),
   );
+  const ended = stuck.map(({ feed }) => feed.done);
+  const well = open(broadcast, { since: await broadcast.resume(since) });
+  const first = await Promise.race([well.received(1 + keys.length).then(() => 'well'), ...ended]);
+  expect(first).toBe('well');
+  for (const end of ended) expect(await end).toMatchObject({ code: 'SlowReader' });
+});
+
+test('a reader that takes its time is sent each change of the log once, whatever of a page it gave back', async () => {
+  const { since, keys, broadcast, reader } = await behindTheRing(30);
+  const got: string[] = [];
+  const catchUp = await broadcast.resume(since);
+  const page = vi.spyOn(catchUp, 'page');
+  const slow = open(broadcast, {
+    since: catchUp,
+    send: async (message) => {
+      if (message.type !== 'event') return true;
+      got.push(message.event);
+      // Longer than a turn waits.
+      if (got.length % 3 === 0) await new Promise((resolve) => setTimeout(resolve, 250));
+      return true;
+    },
+  });
+  await eventually(() => expect(got.length).toBeGreaterThanOrEqual(keys.length));
+  expect(got.toSorted()).toEqual(keys.toSorted());
+  expect(page.mock.calls.length).toBeGreaterThan(reader.pages);
+  slow.feed.close();
+});
+
+test('readers of the log who stand at one place share its pages, and what they make of it', async () => {
+  const { since, keys, broadcast, reader } = await behindTheRing(100);
+  const one = open(broadcast, { since: await broadcast.resume(since) });
+  await one.received(1 + keys.length);
+  const pages = reader.pages;
+  expect(pages).toBeGreaterThan(8);
+  const others = await Promise.all(
+    Array.from({ length: 20 }, async () => open(broadcast, { since: await broadcast.resume(since) })),
+  );
+  for (const each of others) await each.received(1 + keys.length);
+  for (const each of others) expect(each.events().toSorted()).toEqual(keys.toSorted());
+  expect(reader.pages).toBeLessThan(6 * pages);
+});
+
+test('readers who leave while they wait for a turn take none with them', async () => {
+  const { since, keys, broadcast } = await behindTheRing(30);
+  const turns = Array.from({ length: 8 }, () => broadcast.turns.take());
+  for (let i = 0; i < 20; i++) {
+    const { feed, received } = open(broadcast, { since: await broadcast.resume(since) });
+    await received(1);
+    feed.close();
+    await feed.done;
+  }
+  for (const turn of turns) turn.over();
   const well = open(broadcast, { since: await broadcast.resume(since) });
   await well.received(1 + keys.length);
-  for (const { feed } of stuck) expect(await feed.done).toMatchObject({ code: 'SlowReader' });
 });
 
 test('ends with a last message when the process ends, and says nothing to a reader that left', async () => {

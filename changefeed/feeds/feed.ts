@@ -1,46 +1,14 @@
 import { CongerError, isCongerError } from '../../runtime/errors.ts';
 import { failpoint } from '../../runtime/failpoints.ts';
-import { type Broadcast, ending } from '../broadcast.ts';
-import type { Change } from '../types.ts';
+import { ending } from '../broadcast.ts';
 import type { CatchUp } from './catch-up.ts';
+import type { Cohort, Member } from './cohort.ts';
 import type { FeedCursor } from './cursor.ts';
+import type { FeedMessage, FeedOptions, FeedSnapshot } from './feed-options.ts';
+import { followLog } from './follow-log.ts';
 import { overtaken, type RingReader } from './reader.ts';
 
-/** What a reader is sent. Resuming from `cursor` goes on right after the message. */
-export type FeedMessage<Item, Event> =
-  | { readonly type: 'snapshot'; readonly items: readonly Item[]; readonly cursor: FeedCursor }
-  | { readonly type: 'event'; readonly event: Event; readonly cursor: FeedCursor }
-  /** Nothing for this reader up to the cursor. */
-  | { readonly type: 'bookmark'; readonly cursor: FeedCursor }
-  /** The last message: why the feed ends. No cursor where the snapshot was not wholly taken: begin anew. */
-  | { readonly type: 'end'; readonly error: CongerError; readonly cursor: FeedCursor | undefined };
-
-export interface FeedSnapshot<Item> {
-  readonly items: readonly Item[];
-  /** `snapshot` is the PostgreSQL snapshot that the items were read in (kvstore's `find`). */
-  readonly found: { readonly snapshot: string };
-}
-
-export interface FeedOptions<Item, Event> {
-  readonly broadcast: Broadcast;
-  /** Reads everything that the feed is about. */
-  readonly snapshot?: (() => Promise<FeedSnapshot<Item>>) | undefined;
-  /** Where the broadcast stood before the snapshot was begun; absent: it is begun here. */
-  readonly snapshotSince?: FeedCursor | undefined;
-  /** The event that a change is to this reader, or undefined where it is none. */
-  readonly select: (change: Change) => Event | undefined;
-  /**
-   * Resume right after this cursor, which the ring must reach, or from what `Broadcast.resume` has found. Where it is
-   * gone: a snapshot if `snapshot` is given, else PositionGone.
-   */
-  readonly since?: FeedCursor | CatchUp | undefined;
-  /** Passes a message on. A promise holds the next message back; false or a rejection says that the reader is gone. */
-  readonly send: (message: FeedMessage<Item, Event>) => boolean | Promise<boolean>;
-  /** A bookmark is sent when nothing was for so long, and at the latest after twice as long, in ms (10,000). */
-  readonly bookmarkMs?: number;
-  /** How long a reader that catches up has to take a page, in ms (30,000). */
-  readonly pageMs?: number;
-}
+export type { FeedMessage, FeedOptions, FeedSnapshot } from './feed-options.ts';
 
 export interface Feed {
   /** Resolves when the feed has ended, with the reason that the last message gave; undefined where the reader left. */
@@ -52,7 +20,9 @@ export interface Feed {
 }
 
 const defaultBookmarkMs = 10_000;
-const defaultPageMs = 30_000;
+const defaultStuckMs = 30_000;
+/** Items of a snapshot that are sent at a time. */
+const pageOfSnapshot = 256;
 
 /**
  * Snapshot then stream, without a gap: reading the feed begins first, then the snapshot is read and sent, then every
@@ -73,16 +43,20 @@ class ReaderGone extends Error {}
  * One reader's feed. Messages are sent one at a time, in order, and none after the last one. A change that comes to a
  * reader at rest is sent at once, within the broadcast's own call.
  */
-class RunningFeed<Item, Event> implements Feed {
+class RunningFeed<Item, Event> implements Feed, Member<Event> {
   readonly done: Promise<CongerError | undefined>;
   readonly #options: FeedOptions<Item, Event>;
-  readonly #leave: () => void;
+  #leave: (() => void) | undefined;
   readonly #bookmarks: NodeJS.Timeout;
   #settle: (error: CongerError | undefined) => void = () => undefined;
   #catchUp: CatchUp | undefined;
+  /** Its own way through the ring, unless it goes with a cohort. */
   #reader: RingReader | undefined;
+  #cohort: Cohort<Event> | undefined;
   /** The first message was taken, so that a cursor stands for something. */
   #begun = false;
+  /** Nothing is read of the ring before the snapshot is there. */
+  #awaitsSnapshot = false;
   /** Of the last message that was passed on: a reader that resumes from it misses nothing, whatever ends the feed. */
   #passed: FeedCursor = '';
   /** Something is under way that goes on by itself. */
@@ -98,7 +72,8 @@ class RunningFeed<Item, Event> implements Feed {
   constructor(options: FeedOptions<Item, Event>) {
     this.#options = options;
     const withSnapshot = this.#open();
-    this.#leave = options.broadcast.onWake(() => this.#wake());
+    options.broadcast.countReaders(1);
+    this.#listen();
     this.done = new Promise((resolve) => {
       this.#settle = resolve;
     });
@@ -107,34 +82,63 @@ class RunningFeed<Item, Event> implements Feed {
   }
 
   get lag(): number | undefined {
-    return this.#reader?.lag;
+    return this.#cohort === undefined ? this.#reader?.lag : 0;
   }
 
   close(error?: CongerError): void {
     this.#end(error ?? new ReaderGone());
   }
 
+  tell(message: FeedMessage<Item, Event>): void {
+    this.#offer(message);
+  }
+
+  fail(error: unknown): void {
+    this.#finish(error);
+  }
+
+  #listen(): void {
+    this.#leave = this.#options.broadcast.onWake(() => this.#wake());
+  }
+
+  /** Has read everything, and goes with those who have. */
+  #join(reader: RingReader): void {
+    const { cohorts, broadcast } = this.#options;
+    this.#cohort = cohorts?.join(broadcast, this, reader);
+    if (this.#cohort === undefined) return;
+    this.#reader = undefined;
+    this.#leave?.();
+    this.#leave = undefined;
+  }
+
+  /** Goes its own way from here on. */
+  #part(): void {
+    if (this.#cohort === undefined) return;
+    this.#reader = this.#cohort.part(this);
+    this.#cohort = undefined;
+    this.#listen();
+  }
+
   /** Finds the place to begin at; answers whether a snapshot comes first. */
   #open(): boolean {
-    const { broadcast, since, snapshot, snapshotSince } = this.#options;
-    const open = (at: FeedCursor | undefined) => broadcast.read(at, () => undefined);
+    const { since, snapshot } = this.#options;
     if (since !== undefined) {
       try {
         if (typeof since !== 'string') this.#catchUp = since;
-        else {
-          const { reader, close } = open(since);
-          close();
-          this.#reader = reader;
-        }
+        else this.#reader = this.#readerAt(since);
         return false;
       } catch (error) {
         if (snapshot === undefined || !isCongerError(error, 'PositionGone')) throw error;
       }
     }
-    const { reader, close } = open(snapshot === undefined ? undefined : snapshotSince);
-    close();
-    this.#reader = reader;
+    this.#reader = this.#readerAt(undefined);
     return snapshot !== undefined;
+  }
+
+  #readerAt(since: FeedCursor | undefined): RingReader {
+    const { reader, close } = this.#options.broadcast.read(since, () => undefined);
+    close();
+    return reader;
   }
 
   async #begin(withSnapshot: boolean): Promise<void> {
@@ -152,38 +156,46 @@ class RunningFeed<Item, Event> implements Feed {
   }
 
   async #takeSnapshot(snapshot: () => Promise<FeedSnapshot<Item>>): Promise<void> {
-    await failpoint('feed.snapshot.before');
-    const { items, found } = await this.#unlessEnded(snapshot());
-    await failpoint('feed.snapshot.after');
-    this.#reader?.leaveOut(found.snapshot);
-    await this.#send({ type: 'snapshot', items, cursor: this.#cursor() });
+    try {
+      await failpoint('feed.snapshot.before');
+      this.#awaitsSnapshot = true;
+      const { items, found, since } = await this.#unlessEnded(snapshot());
+      this.#awaitsSnapshot = false;
+      await failpoint('feed.snapshot.after');
+      if (since !== undefined) this.#reader = this.#readerAt(since);
+      this.#reader?.leaveOut(found.snapshot);
+      const [count, cursor] = [items.length, this.#cursor()];
+      for (let at = 0; at === 0 || at < count; at += pageOfSnapshot) {
+        const end = at + pageOfSnapshot;
+        const page = { items: items.slice(at, end), count, last: end >= count, cursor };
+        await this.#unlessStuck(this.#send({ type: 'snapshot', ...page }));
+      }
+    } finally {
+      this.#options.snapshotOver?.();
+    }
   }
 
-  /** Sends what the log holds, page by page, until the ring holds the rest. */
   async #followLog(catchUp: CatchUp): Promise<void> {
-    const { broadcast, select, pageMs } = this.#options;
-    while (!catchUp.done) {
-      const over = await this.#unlessEnded(broadcast.turns.take());
-      const late = setTimeout(() => this.#end(overtaken()), pageMs ?? defaultPageMs);
-      try {
-        for (const change of await this.#unlessEnded(catchUp.page())) {
-          if (this.#ended !== undefined) throw this.#ended;
-          const event = catchUp.pass(change) ? select(change) : undefined;
-          if (event !== undefined) await this.#send({ type: 'event', event, cursor: catchUp.cursor() });
-        }
-        if (this.#due) await this.#send({ type: 'bookmark', cursor: catchUp.cursor() });
-      } finally {
-        clearTimeout(late);
-        over();
-      }
-    }
+    const { broadcast, select } = this.#options;
+    await followLog({
+      catchUp,
+      turns: broadcast.turns,
+      tell: (change) => {
+        if (this.#ended !== undefined) throw this.#ended;
+        const event = select(change);
+        return event && this.#sendNow({ type: 'event', event, cursor: catchUp.cursor() });
+      },
+      pageOver: () => (this.#due ? this.#sendNow({ type: 'bookmark', cursor: catchUp.cursor() }) : undefined),
+      until: (work) => this.#unlessEnded(work),
+      unlessStuck: (taken) => this.#unlessStuck(taken),
+    });
     this.#reader = broadcast.join(catchUp);
     this.#catchUp = undefined;
   }
 
   #wake(): void {
     if (this.#options.broadcast.stopped) this.#end(ending());
-    else if (this.#reader?.overtaken === true) this.#end(overtaken());
+    else if (!this.#awaitsSnapshot && this.#reader?.overtaken === true) this.#end(overtaken());
     else if (!this.#busy) this.#drain();
   }
 
@@ -210,6 +222,7 @@ class RunningFeed<Item, Event> implements Feed {
         this.#offer({ type: 'event', event, cursor: reader.cursor() });
         if (this.#busy || this.#finished) return;
       }
+      this.#join(reader);
     } catch (error) {
       this.#finish(error);
     }
@@ -225,8 +238,12 @@ class RunningFeed<Item, Event> implements Feed {
       this.#finish(error);
       return;
     }
-    if (taken === true) this.#busy = false;
-    else if (taken === false) this.#finish(new ReaderGone());
+    if (taken === true) {
+      this.#busy = false;
+      return;
+    }
+    this.#part();
+    if (taken === false) this.#finish(new ReaderGone());
     else
       taken.then(
         () => this.#goOn(),
@@ -235,9 +252,24 @@ class RunningFeed<Item, Event> implements Feed {
   }
 
   async #send(message: FeedMessage<Item, Event>): Promise<void> {
+    await this.#sendNow(message);
+  }
+
+  /** Sends a message; answers what has to be waited for before the next one. */
+  #sendNow(message: FeedMessage<Item, Event>): Promise<void> | undefined {
     const taken = this.#pass(message);
     if (taken === false) throw new ReaderGone();
-    if (taken !== true) await taken;
+    return taken === true ? undefined : taken;
+  }
+
+  /** Awaits a reader that may take nothing at all. */
+  async #unlessStuck(taken: Promise<void>): Promise<void> {
+    const late = setTimeout(() => this.#end(overtaken()), this.#options.stuckMs ?? defaultStuckMs);
+    try {
+      await taken;
+    } finally {
+      clearTimeout(late);
+    }
   }
 
   /** Whether the reader took the message, or else when; a rejection says that it did not. */
@@ -245,11 +277,15 @@ class RunningFeed<Item, Event> implements Feed {
     this.#sent = true;
     this.#due = false;
     const held = failpoint('feed.send.before');
-    if (held !== undefined) return this.#passSlowly(held.then(() => this.#hand(message)));
+    if (held !== undefined)
+      return this.#passSlowly(
+        message,
+        held.then(() => this.#hand(message)),
+      );
     const answer = this.#hand(message);
-    if (typeof answer !== 'boolean') return this.#passSlowly(answer);
+    if (typeof answer !== 'boolean') return this.#passSlowly(message, answer);
     if (!answer) return false;
-    this.#begun = true;
+    this.#begun ||= standsForSomething(message);
     return true;
   }
 
@@ -259,9 +295,9 @@ class RunningFeed<Item, Event> implements Feed {
     return answer;
   }
 
-  async #passSlowly(answer: Promise<boolean>): Promise<void> {
+  async #passSlowly(message: FeedMessage<Item, Event>, answer: Promise<boolean>): Promise<void> {
     if (!(await this.#unlessEnded(answer.catch(() => false)))) throw new ReaderGone();
-    this.#begun = true;
+    this.#begun ||= standsForSomething(message);
     await failpoint('feed.send.after');
   }
 
@@ -275,7 +311,7 @@ class RunningFeed<Item, Event> implements Feed {
   }
 
   #cursor(): FeedCursor {
-    return this.#catchUp?.cursor() ?? this.#reader?.cursor() ?? '';
+    return this.#catchUp?.cursor() ?? this.#cohort?.cursor() ?? this.#reader?.cursor() ?? '';
   }
 
   #end(error: Error): void {
@@ -290,7 +326,9 @@ class RunningFeed<Item, Event> implements Feed {
     this.#busy = true;
     this.#ended ??= new ReaderGone();
     clearInterval(this.#bookmarks);
-    this.#leave();
+    this.#part();
+    this.#leave?.();
+    this.#options.broadcast.countReaders(-1);
     if (cause instanceof ReaderGone) {
       this.#settle(undefined);
       return;
@@ -307,4 +345,9 @@ class RunningFeed<Item, Event> implements Feed {
     if (typeof answer !== 'boolean') answer.catch(() => false);
     this.#settle(error);
   }
+}
+
+/** Whether who has taken the message can resume from its cursor: not in the middle of a snapshot. */
+function standsForSomething(message: FeedMessage<unknown, unknown>): boolean {
+  return message.type !== 'snapshot' || message.last;
 }

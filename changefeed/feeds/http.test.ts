@@ -252,6 +252,39 @@ test('readers who want a snapshot at the same time share one, and each sees ever
   expect(find).toHaveBeenCalledTimes(1);
 });
 
+test('no more than four snapshots are held at once, and who does not take one makes room', async () => {
+  const log = new TestLog(1);
+  const kv = new TestKv();
+  for (let i = 0; i < 300; i++) await kv.put('things', `k${i}`, { name: 'n', pad: i });
+  const present = () => ({ shown: 'x'.repeat(100_000) });
+  const resources = { thing: { bucket: 'things', all: '(name=*)', index, present } };
+  const one = await instance(log, kv, {}, { resources, stuckMs: 1_000 });
+  const find = kv.find.bind(kv);
+  const readers: number[] = [];
+  vi.spyOn(kv, 'find').mockImplementation(async (...args: Parameters<typeof find>) => {
+    // Who made room has gone by then.
+    await new Promise((resolve) => setImmediate(resolve));
+    readers.push(one.broadcast.readers);
+    return find(...args) as never;
+  });
+  const stuck = await Promise.all(
+    [1, 2, 3, 4].map(async (size) => {
+      const filter = `(|(name=*)(size=${size}))`;
+      return fetch(`${one.url}/feed?${new URLSearchParams({ resource: 'thing', filter, snapshot: 'true' })}`);
+    }),
+  );
+  await eventually(() => expect(readers).toHaveLength(4));
+  const well = await listen(one, { resource: 'thing', snapshot: 'true' });
+  expect(await well.until('snapshot-end')).toMatchObject({ count: 300 });
+  expect(readers).toHaveLength(5);
+  expect(readers[4]).toBeLessThan(5);
+  for (const each of stuck) {
+    const last = (await each.text()).trimEnd().split('\n').at(-1) ?? '';
+    // Its socket took no more than a part: there is nothing to resume.
+    expect(JSON.parse(last)).toEqual({ type: 'error', code: 'SlowReader', message: expect.any(String) });
+  }
+});
+
 test('a cursor from before what the instance holds goes on from the log', async () => {
   const log = new TestLog(2);
   const first = await instance(log);
@@ -304,6 +337,23 @@ test('over a websocket: the same lines, a message each, for as long as the clien
   expect(made.readyState).toBe(made.OPEN);
   await one.app.close();
   await closed;
+});
+
+test('closing the server ends websockets with a last line that says where to go on, read or not', async () => {
+  const log = new TestLog(1);
+  const one = await instance(log);
+  const [feed, silent] = [await socket(one, { resource: 'thing' }), await socket(one, { resource: 'thing' })];
+  await eventually(() => expect(feed.lines.length * silent.lines.length).toBeGreaterThan(0));
+  silent.made.pause();
+  const closed = one.app.close();
+  expect(await feed.closed).toBe(1013);
+  const last = feed.lines.at(-1);
+  expect(last).toMatchObject({ type: 'error', code: 'ServiceUnavailable' });
+  await closed;
+  log.append(log.make({ key: 'next', value: { name: 'x' } }));
+  const two = await instance(log);
+  const resumed = await listen(two, { resource: 'thing', since: cursorOf(last) });
+  expect(await resumed.until('put')).toMatchObject({ key: 'next' });
 });
 
 test('a websocket that does not read is cut off with a last line', async () => {

@@ -11,8 +11,9 @@ import { type Broadcast, ending } from '../broadcast.ts';
 import type { CatchUp } from './catch-up.ts';
 import { type Feed, openFeed } from './feed.ts';
 import { FeedClasses, type FeedResource, type Line } from './feed-class.ts';
-import type { SnapshotLine } from './lines.ts';
+import type { Hold } from './held-snapshot.ts';
 import { httpSink, type Sink, socketSink } from './sinks.ts';
+import { Turns } from './turns.ts';
 
 export type { FeedResource } from './feed-class.ts';
 export type { FeedLine } from './lines.ts';
@@ -23,6 +24,8 @@ export interface HttpFeedOptions {
   /** By the resource's name. Other buckets are not to be had. */
   readonly resources: Readonly<Record<string, FeedResource>>;
   readonly bookmarkMs?: number;
+  /** How long a reader may take nothing of the log, or of a page of its snapshot, in ms (30,000). */
+  readonly stuckMs?: number;
   /** How often websockets are pinged; one that has not answered by the next time is ended. In ms (15,000). */
   readonly pingMs?: number;
 }
@@ -52,6 +55,10 @@ const POLICY_VIOLATION = 1008;
 const TRY_AGAIN_LATER = 1013;
 
 const defaultPingMs = 15_000;
+/** How many snapshots are in memory at once, each for all who share it. */
+const snapshotsAtOnce = 4;
+/** How long a websocket that was closed may take to answer, in ms. */
+const closeMs = 1_000;
 const lagNow = gauge(
   'conger_feed_lag_changes',
   'changes that this process holds and its slowest feed reader has not taken',
@@ -81,6 +88,8 @@ export async function httpFeed(fastify: FastifyInstance, options: HttpFeedOption
       await feeds.serveHttp(opened, reply.raw, reply.getHeaders());
     },
     wsHandler: (socket, request) => {
+      // The plugin closes its sockets before anyone else hears that the server ends. These have a last line to come.
+      fastify.websocketServer.clients.delete(socket);
       // What this route's schema made of the query.
       void feeds.serveSocket(socket, request.query as Query);
     },
@@ -96,6 +105,8 @@ class Feeds {
   readonly #feeds = new Set<Feed>();
   readonly #sockets = new Map<WebSocket, boolean>();
   readonly #pulse: NodeJS.Timeout;
+  readonly #snapshots = new Turns(snapshotsAtOnce);
+  #closed = false;
 
   constructor(options: HttpFeedOptions) {
     this.#options = options;
@@ -114,19 +125,27 @@ class Feeds {
    * @throws CongerError as `check`, and BadRequest, PositionGone
    */
   async open(query: Query, sink: () => Sink): Promise<Begin> {
-    const { broadcast, kv, bookmarkMs } = this.#options;
+    const { broadcast, kv, bookmarkMs, stuckMs } = this.#options;
     const resource = this.#find(query.resource);
     const since = await this.#since(query);
+    if (this.#closed) throw ending();
     return () => {
       const [readers, leave] = this.#classes.join(resource, query.filter);
-      const shared = query.snapshot && since === undefined ? readers.snapshot(broadcast, kv) : undefined;
-      const feed = openFeed<SnapshotLine, Line>({
+      let held: Hold<string> | undefined;
+      const snapshot = () => {
+        held = readers.hold(broadcast, kv, this.#snapshots);
+        return held.answer;
+      };
+      const feed = openFeed<string, Line>({
         broadcast,
         since,
         select: (change) => readers.line(change),
+        cohorts: readers.cohorts,
         send: sink(),
         ...(bookmarkMs === undefined ? {} : { bookmarkMs }),
-        ...(shared === undefined ? {} : { snapshot: () => shared.answer, snapshotSince: shared.since }),
+        ...(stuckMs === undefined ? {} : { stuckMs }),
+        ...(query.snapshot && since === undefined ? { snapshot } : {}),
+        snapshotOver: () => held?.release(),
       });
       this.#feeds.add(feed);
       void feed.done.then(() => {
@@ -172,10 +191,15 @@ class Feeds {
     }
   }
 
+  /** Ends every feed with a last line. */
   async close(): Promise<void> {
+    this.#closed = true;
     clearInterval(this.#pulse);
     for (const feed of this.#feeds) feed.close(ending());
     await Promise.all([...this.#feeds].map((feed) => feed.done));
+    setTimeout(() => {
+      for (const socket of this.#sockets.keys()) socket.terminate();
+    }, closeMs).unref();
   }
 
   /** Where the query wants to go on from; undefined: from here, or from a snapshot. */

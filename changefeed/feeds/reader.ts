@@ -13,8 +13,8 @@ import type { Ring } from './ring.ts';
  */
 export class RingReader {
   readonly #ring: Ring;
-  readonly #positions: Position[];
-  readonly #epoch: number;
+  #positions: Position[];
+  #epoch: number;
   #sequence: number;
   #time: number;
   #snapshotText: string;
@@ -52,6 +52,29 @@ export class RingReader {
   /** Whether the ring has dropped what this reader should have read next. */
   get overtaken(): boolean {
     return this.#sequence < this.#ring.first;
+  }
+
+  /** Whether it has read everything, and stands where everybody does who has. */
+  get resting(): boolean {
+    return this.#aligned && this.lag === 0 && this.#time === this.#ring.time;
+  }
+
+  /** The PostgreSQL snapshot that it began with; '' without one. */
+  get snapshot(): string {
+    return this.#snapshotText;
+  }
+
+  /** Another reader at the same place. */
+  fork(): RingReader {
+    const other = new RingReader(this.#ring);
+    other.#positions = [...this.#positions];
+    other.#epoch = this.#epoch;
+    other.#sequence = this.#sequence;
+    other.#time = this.#time;
+    other.#aligned = this.#aligned;
+    other.#snapshotText = this.#snapshotText;
+    other.#snapshot = this.#snapshot;
+    return other;
   }
 
   /** Leaves out, from here on, the changes that a read with this PostgreSQL snapshot saw. */

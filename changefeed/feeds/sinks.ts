@@ -2,9 +2,9 @@ import type { ServerResponse } from 'node:http';
 import type { WebSocket } from 'ws';
 import type { FeedMessage } from './feed.ts';
 import type { Frame, Line } from './feed-class.ts';
-import type { FeedLine, SnapshotLine } from './lines.ts';
+import type { FeedLine } from './lines.ts';
 
-export type LineMessage = FeedMessage<SnapshotLine, Line>;
+export type LineMessage = FeedMessage<string, Line>;
 
 /** Passes a message on; a promise says when the reader has room again, false that it is gone. */
 export type Sink = (message: LineMessage) => boolean | Promise<boolean>;
@@ -28,8 +28,8 @@ export function httpSink(response: ServerResponse): Sink {
   const direct = socket !== null && response.chunkedEncoding;
   const to = direct ? socket : response;
   return lineSink(direct ? chunk : plain, (bytes) => {
-    if (to.destroyed) return false;
     if (to.write(bytes)) return true;
+    if (to.destroyed) return false;
     return new Promise((resolve) => {
       const settle = () => {
         to.off('drain', settle);
@@ -64,10 +64,11 @@ export function socketSink(socket: WebSocket): Sink {
 /** Writes messages as lines; the last line ends whatever was being written. */
 function lineSink(frame: Frame, write: Write): Sink {
   let ended = false;
-  const line = (one: FeedLine) => !ended && write(frame(JSON.stringify(one)));
-  const snapshot = async ({ items, cursor }: Extract<LineMessage, { type: 'snapshot' }>) => {
-    for (const item of items) if (!(await line(item))) return false;
-    return line({ type: 'snapshot-end', count: items.length, cursor });
+  const text = (one: string) => !ended && write(frame(one));
+  const line = (one: FeedLine) => text(JSON.stringify(one));
+  const snapshot = async ({ items, count, last, cursor }: Extract<LineMessage, { type: 'snapshot' }>) => {
+    for (const item of items) if (!(await text(item))) return false;
+    return last ? line({ type: 'snapshot-end', count, cursor }) : true;
   };
   return (message) => {
     switch (message.type) {

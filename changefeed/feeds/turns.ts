@@ -1,23 +1,51 @@
+export interface Turn {
+  readonly begun: Promise<void>;
+  /** Ends the turn, or the wait for it. */
+  over(): void;
+}
+
 /** Lets so many at once, in the order in which they come. */
 export class Turns {
-  readonly #waiting: (() => void)[] = [];
+  readonly #waiting = new Set<() => void>();
   #free: number;
 
   constructor(atOnce: number) {
     this.#free = atOnce;
   }
 
-  /** Resolves when it is the caller's turn, with the function that ends it. Not to be called by who has a turn. */
-  async take(): Promise<() => void> {
-    if (this.#free > 0) this.#free--;
-    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+  /** How many wait. */
+  get waiting(): number {
+    return this.#waiting.size;
+  }
+
+  /** Not to be called by who has a turn. */
+  take(): Turn {
+    let begin: () => void = () => undefined;
+    const begun = new Promise<void>((resolve) => {
+      begin = resolve;
+    });
+    if (this.#free > 0) {
+      this.#free--;
+      begin();
+    } else this.#waiting.add(begin);
     let over = false;
-    return () => {
-      if (over) return;
-      over = true;
-      const next = this.#waiting.shift();
-      if (next === undefined) this.#free++;
-      else next();
+    return {
+      begun,
+      over: () => {
+        if (over) return;
+        over = true;
+        if (!this.#waiting.delete(begin)) this.#end();
+      },
     };
+  }
+
+  #end(): void {
+    const [next] = this.#waiting;
+    if (next === undefined) {
+      this.#free++;
+      return;
+    }
+    this.#waiting.delete(next);
+    next();
   }
 }
