@@ -1,245 +1,133 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { Agent, get } from 'node:http';
 import { fileURLToPath } from 'node:url';
-import { startBroadcast } from '../changefeed/broadcast.ts';
-import { httpFeed } from '../changefeed/feeds/http.ts';
-import { TestLog } from '../changefeed/testing/log.ts';
-import { silentLogger } from '../runtime/log.ts';
-import { createHttp } from '../services/common/http.ts';
-import { quantile } from './quantile.ts';
+import { parseArgs } from 'node:util';
+import pg from 'pg';
+import { startPostgres } from '../test/fixtures/postgres.ts';
+import { measureIdle, measureResume, measureTold, type Store } from './readers/measures.ts';
 
-/**
- * Many readers of one service's feed: memory of an idle one, a change told to 1,000 of them, and 10,000 that resume
- * after their instance is killed. Instances are processes with a service's HTTP server, and the log in memory; the readers
- * are connections of processes of their own. All share the machine.
- * Usage: node dist/bench/readers.js [idle readers] [readers of a change] [readers that resume]
- */
+const help = `Many readers of one service's feed: a change of 1 KB told to all of them, memory of an idle one, and readers
+that resume after their instance was killed, on the embedded log.
 
-const [idle, told, resuming] = [2_000, 1_000, 10_000].map((count, i) =>
-  Number(process.argv[i + 2] ?? count),
-) as [number, number, number];
-const changes = 200;
-const me = fileURLToPath(import.meta.url);
+Usage: node dist/bench/readers.js [options]
+  --only <part>     told, idle or resume (all)
+  --told <n>        readers of a change (1000)
+  --changes <n>     changes that they are told, one at a time (300)
+  --idle <n>        idle readers (10000)
+  --resume <n>      readers that resume (10000)
+  --missed <n>      changes that these have missed (200)
 
-/** Milliseconds, on a clock that all processes of this machine share. */
-const now = () => performance.timeOrigin + performance.now();
+Each instance is a process with a service's HTTP server; PostgreSQL and the capture have theirs, and all readers one
+more, which shares the machine: it reads plain sockets and searches what it reads for a text. Times begin before the
+statement that commits the change, and end when the last reader has the whole line.`;
 
-if (process.argv[2] === 'instance') await serveFeed();
-else if (process.argv[2] === 'readers') await readFeed();
+const { values } = parseArgs({
+  options: {
+    help: { type: 'boolean', default: false },
+    only: { type: 'string' },
+    told: { type: 'string', default: '1000' },
+    changes: { type: 'string', default: '300' },
+    idle: { type: 'string', default: '10000' },
+    resume: { type: 'string', default: '10000' },
+    missed: { type: 'string', default: '200' },
+  },
+});
+
+interface Row {
+  readonly what: string;
+  readonly goal?: number;
+  readonly measured: number;
+  readonly unit: string;
+}
+
+if (values.help) console.log(help);
 else await main();
 
-/** An instance: told to `append` it tells its readers of a change; `usage` answers what it takes. */
-async function serveFeed(): Promise<void> {
-  const log = new TestLog(8);
-  for (let i = 0; i < 100; i++) log.append(log.make({ key: `k${i}` }));
-  const reader = log.reader();
-  const broadcast = await startBroadcast({ reader, log: silentLogger() });
-  const app = await createHttp({ name: 'vmapi', instance: 'bench', log: silentLogger() });
-  const index = { state: { type: 'string' } } as const;
-  const thing = { bucket: 'things', all: '(state=*)', index, present: (value: unknown) => value };
-  let finds = 0;
-  const found = { objects: [], count: 0, snapshot: '1:1:', lsn: '0/0' };
-  const kv = {
-    find: async () => {
-      finds++;
-      return found;
-    },
-  };
-  await app.register(httpFeed, { broadcast, kv, resources: { thing } });
-  process.on('message', async (message: string) => {
-    if (message.startsWith('append')) {
-      const [, n] = message.split(' ');
-      const value = { state: 'running', sent: 0, pad: 'x'.repeat(1_000) };
-      const key = `change${n}`;
-      const record = log.make({ key, value });
-      log.append(record);
-      process.send?.({ appended: now() });
-      await reader.goOn();
-    } else {
-      globalThis.gc?.();
-      const { rss, heapUsed } = process.memoryUsage();
-      process.send?.({ rss, heapUsed, cpu: process.cpuUsage(), readers: broadcast.readers, finds });
-    }
-  });
-  process.send?.({ url: await app.listen({ host: '127.0.0.1', port: 0 }) });
-  process.once('disconnect', () => process.exit());
-}
-
-/** Some readers: opens as many as it is told to, and says when each was told of a change, or is back where it was. */
-async function readFeed(): Promise<void> {
-  const agent = new Agent({ maxSockets: Number.POSITIVE_INFINITY });
-  const cursors: string[] = [];
-  let ready = 0;
-  let times: number[] = [];
-  let expected = 0;
-  let other = '';
-  const open = (url: string, reader: number, snapshot: boolean) => {
-    const since = cursors[reader];
-    const query = `resource=thing&filter=(state%3Drunning)${since ? `&since=${since}` : ''}${snapshot ? '&snapshot=true' : ''}`;
-    const again = () => {
-      setTimeout(() => open(other || url, reader, other !== ''), Math.random() * 500);
-    };
-    const request = get(`${url}/feed?${query}`, { agent }, (answer) => {
-      let first = true;
-      let rest = '';
-      answer.setEncoding('utf8');
-      answer.on('error', () => undefined);
-      answer.on('close', again);
-      answer.on('data', (text: string) => {
-        const at = now();
-        const lines = (rest + text).split('\n');
-        rest = lines.pop() ?? '';
-        for (const line of lines) {
-          const cursor = /"cursor":"([^"]+)"\}$/.exec(line)?.[1];
-          if (cursor !== undefined) cursors[reader] = cursor;
-          if (first) {
-            first = false;
-            if (++ready === expected) process.send?.({ ready });
-          }
-          if (!line.startsWith('{"type":"put"')) continue;
-          times.push(at);
-          if (times.length === expected) {
-            process.send?.({ times });
-            times = [];
-          }
-        }
-      });
-    });
-    request.on('error', again);
-  };
-  process.on('message', async (message: { url?: string; count?: number; other?: string }) => {
-    if (message.other !== undefined) {
-      ready = 0;
-      other = message.other;
-    } else if (message.url !== undefined && message.count !== undefined) {
-      expected = message.count;
-      for (let i = 0; i < message.count; i++) {
-        open(message.url, i, false);
-        // No more at once than a listening socket queues.
-        if (i % 50 === 49) await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-    }
-  });
-  process.once('disconnect', () => process.exit());
-}
-
-interface Usage {
-  readonly rss: number;
-  readonly heapUsed: number;
-  readonly cpu: NodeJS.CpuUsage;
-  readonly readers: number;
-  readonly finds: number;
-}
-
-async function start(kind: 'instance' | 'readers'): Promise<ChildProcess> {
-  return fork(me, [kind], { execArgv: ['--expose-gc'] });
-}
-
-async function startInstance(): Promise<{ child: ChildProcess; url: string }> {
-  const child = await start('instance');
-  const [{ url }] = (await once(child, 'message')) as [{ url: string }];
-  return { child, url };
-}
-
-async function usage(child: ChildProcess): Promise<Usage> {
-  child.send('usage');
-  const [answer] = (await once(child, 'message')) as [Usage];
-  return answer;
-}
-
-function cpuMs(before: Usage, after: Usage): number {
-  return (after.cpu.user + after.cpu.system - before.cpu.user - before.cpu.system) / 1000;
-}
-
-/** `count` readers of `url` in `processes` processes, once each has its first line. */
-async function readersOf(url: string, count: number, processes: number): Promise<ChildProcess[]> {
-  const children = await Promise.all(Array.from({ length: processes }, () => start('readers')));
-  await Promise.all(
-    children.map(async (child) => {
-      const ready = once(child, 'message');
-      child.send({ url, count: count / processes });
-      await ready;
-    }),
-  );
-  return children;
-}
-
-async function measureIdle() {
-  const { child, url } = await startInstance();
-  // What the first readers bring with them is not the next one's.
-  const first = await readersOf(url, 200, 1);
-  await usage(child);
-  const before = await usage(child);
-  const more = await readersOf(url, idle, 2);
-  await usage(child);
-  const after = await usage(child);
-  for (const one of [...first, ...more, child]) one.kill();
-  const each = (bytes: number) => (bytes / idle / 1024).toFixed(1);
-  return {
-    'idle readers': idle,
-    'RSS a reader, KB': each(after.rss - before.rss),
-    'heap a reader, KB': each(after.heapUsed - before.heapUsed),
-  };
-}
-
-async function measureTold() {
-  const { child, url } = await startInstance();
-  const processes = await readersOf(url, told, 2);
-  const all: number[] = [];
-  const each: number[] = [];
-  const run = async (n: number) => {
-    const appended = once(child, 'message');
-    const seen = processes.map((one) => once(one, 'message'));
-    child.send(`append ${n}`);
-    const [{ appended: at }] = (await appended) as [{ appended: number }];
-    const times = (await Promise.all(seen)).flatMap(([{ times }]) => times as number[]);
-    return times.map((time) => time - at);
-  };
-  for (let n = 0; n < 50; n++) await run(n);
-  const before = await usage(child);
-  for (let n = 0; n < changes; n++) {
-    const times = await run(n);
-    all.push(Math.max(...times));
-    each.push(...times);
-  }
-  const after = await usage(child);
-  for (const one of [...processes, child]) one.kill();
-  all.sort((a, b) => a - b);
-  each.sort((a, b) => a - b);
-  return {
-    readers: told,
-    changes,
-    'a reader told, p50 ms': quantile(each, 0.5).toFixed(1),
-    'a reader, p99 ms': quantile(each, 0.99).toFixed(1),
-    'all told, p50 ms': quantile(all, 0.5).toFixed(1),
-    'all told, p99 ms': quantile(all, 0.99).toFixed(1),
-    'CPU of the instance a change, ms': (cpuMs(before, after) / changes).toFixed(1),
-  };
-}
-
-async function measureResume() {
-  const [one, other] = [await startInstance(), await startInstance()];
-  const processes = await readersOf(one.url, resuming, 4);
-  const before = await usage(other.child);
-  const back = processes.map((each) => once(each, 'message'));
-  for (const each of processes) each.send({ other: other.url });
-  const start = now();
-  one.child.kill('SIGKILL');
-  await Promise.all(back);
-  const took = now() - start;
-  const after = await usage(other.child);
-  for (const each of [...processes, other.child]) each.kill();
-  return {
-    'readers that resume': after.readers,
-    'all caught up after, s': (took / 1000).toFixed(2),
-    'snapshots read': after.finds,
-    'CPU of the instance, s': (cpuMs(before, after) / 1000).toFixed(2),
-  };
-}
-
 async function main(): Promise<void> {
-  console.table([await measureIdle()]);
-  console.table([await measureTold()]);
-  console.table([await measureResume()]);
+  const postgres = await startPostgres();
+  const env = { ...process.env, CONGER_POSTGRES: postgres.url, CONGER_KAFKA: '', CONGER_LOG_LEVEL: 'warn' };
+  const client = new pg.Client(postgres.url);
+  await client.connect();
+  const entry = fileURLToPath(new URL('../changefeed/capture/main.js', import.meta.url));
+  const capture = fork(entry, [], { env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+  await once(capture, 'message');
+  try {
+    const parts = { told, idle, resume };
+    for (const [name, part] of Object.entries(parts)) {
+      if (values.only === undefined || values.only === name) print(await part({ client, env }));
+    }
+  } finally {
+    await client.end();
+    await stop(capture);
+    await postgres.stop();
+  }
+}
+
+async function told(store: Store): Promise<Row[]> {
+  const [count, changes] = [Number(values.told), Number(values.changes)];
+  const one = await measureTold(store, 1, changes, false);
+  const rows: Row[] = [
+    { what: 'one reader told, p50', measured: one.all.p50, unit: 'ms' },
+    { what: 'one reader told, p99', measured: one.all.p99, unit: 'ms' },
+  ];
+  for (const websocket of [false, true]) {
+    const { all, first, allFromArrival, cpu } = await measureTold(store, count, changes, websocket);
+    const who = `${count} readers${websocket ? ' (websocket)' : ''}`;
+    rows.push(
+      { what: `${who}: all told, p50`, goal: 7, measured: all.p50, unit: 'ms' },
+      { what: `${who}: all told, p99`, goal: 20, measured: all.p99, unit: 'ms' },
+      { what: `${who}: the first told, p50`, measured: first.p50, unit: 'ms' },
+      { what: `${who}: from the log's record to all told, p50`, measured: allFromArrival.p50, unit: 'ms' },
+      { what: `${who}: the same, p99`, measured: allFromArrival.p99, unit: 'ms' },
+      { what: `${who}: the instance's CPU a change, user`, measured: cpu.user, unit: 'ms' },
+      { what: `${who}: the same, system`, measured: cpu.system, unit: 'ms' },
+    );
+  }
+  return rows;
+}
+
+async function idle(store: Store): Promise<Row[]> {
+  const rows: Row[] = [];
+  for (const websocket of [false, true]) {
+    const { rss, heap } = await measureIdle(store, Number(values.idle), websocket);
+    const who = `an idle reader${websocket ? ' (websocket)' : ''}`;
+    rows.push(
+      { what: `${who}: RSS`, goal: 20, measured: rss / 1024, unit: 'KB' },
+      { what: `${who}: heap`, measured: heap / 1024, unit: 'KB' },
+    );
+  }
+  return rows;
+}
+
+async function resume(store: Store): Promise<Row[]> {
+  const [count, missed] = [Number(values.resume), Number(values.missed)];
+  const rows: Row[] = [];
+  for (const held of [16_384, Math.floor(missed / 4)]) {
+    const { seconds, cpu, finds } = await measureResume(store, count, missed, held);
+    const who = `${count} readers resume from ${held > missed ? 'memory' : 'the log'}`;
+    rows.push(
+      { what: `${who}: all have what they missed`, goal: 10, measured: seconds, unit: 's' },
+      { what: `${who}: the instance's CPU`, measured: cpu, unit: 's' },
+      { what: `${who}: snapshots read`, goal: count, measured: finds, unit: '' },
+    );
+  }
+  return rows;
+}
+
+function print(rows: readonly Row[]): void {
+  console.table(
+    rows.map(({ what, goal, measured, unit }) => ({
+      what,
+      goal: goal ?? '',
+      measured: Number(measured.toFixed(measured < 100 ? 2 : 0)),
+      unit,
+      'of the goal': goal === undefined ? '' : (measured / goal).toFixed(2),
+    })),
+  );
+}
+
+async function stop(child: ChildProcess): Promise<void> {
+  const exit = once(child, 'exit');
+  child.kill('SIGTERM');
+  await exit;
 }
