@@ -85,8 +85,10 @@ async function askAll(endpoints: Endpoints): Promise<Answer[]> {
     ),
   ];
   const asked = await Promise.all(answers);
-  // The capture and the agents are not called by anyone: they answer by being there.
-  const others = ['capture0', ...endpoints.nodes.map((_, i) => `agent${i}`)].map((name) => {
+  // Captures and agents are not called by anyone: they answer by being there.
+  const running = endpoints.processes.filter(({ service }) => service === 'capture').map(({ name }) => name);
+  const captures = running.length > 0 ? running : ['capture0'];
+  const others = [...captures, ...endpoints.nodes.map((_, i) => `agent${i}`)].map((name) => {
     const pid = pidOf(name);
     return { name, where: '', pid, problem: pid !== undefined && isAlive(pid) ? undefined : 'does not run' };
   });
