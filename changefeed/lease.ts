@@ -1,4 +1,5 @@
 import { messageOf } from '../runtime/errors.ts';
+import { destroy } from '../runtime/postgres/host-watch.ts';
 import { pause } from './backoff.ts';
 import { type ConnectOptions, connect, disconnect } from './postgres.ts';
 import { type Seat, takeSeat } from './seat.ts';
@@ -8,6 +9,8 @@ import { isSilent } from './silence.ts';
 const BEAT_MS = 300;
 /** Silence after which the holder is taken for stopped. */
 const SILENT_MS = 1_250;
+/** Beats that may be due while one is not answered (5 s): then the connection is taken for broken, and the seat for lost. */
+const UNANSWERED_BEATS = 17;
 
 /**
  * Takes the seat, also from a process that is stopped, or hangs, and so keeps its connections: its backend is ended
@@ -56,7 +59,13 @@ class Beating implements Lease {
     this.client = seat.client;
     this.pid = seat.pid;
     this.lost = seat.lost;
-    const beat = setInterval(() => this.#ask().catch(() => undefined), BEAT_MS);
+    // Beats are counted, and not time: who was stopped has yet to read what came meanwhile.
+    let unanswered = 0;
+    const beat = setInterval(() => {
+      unanswered = this.#asking === undefined ? 0 : unanswered + 1;
+      if (unanswered > UNANSWERED_BEATS) destroy(this.client);
+      else this.#ask().catch(() => undefined);
+    }, BEAT_MS);
     void seat.lost.then(() => clearInterval(beat));
   }
 

@@ -22,6 +22,8 @@ import { Visibility } from './visibility.ts';
 
 /** How often who captures looks at what PostgreSQL does not tell. */
 const LOOK_MS = 5_000;
+/** Looks that may be due while one is not answered. */
+const LATE_LOOKS = 2;
 
 export interface CaptureOptions {
   readonly postgres: string;
@@ -148,9 +150,9 @@ export class Capture {
     let unwatch = () => {};
     const room = new SpoolRoom(this.#options.spool);
     let seated = true;
-    let beginAnew = (_error: StreamAnewError) => {};
+    let giveUp = (_error: Error) => {};
     const anew = new Promise<never>((_, reject) => {
-      beginAnew = reject;
+      giveUp = reject;
     });
     try {
       const controlLost = ended(control);
@@ -193,7 +195,7 @@ export class Capture {
               const transaction = assembler.push(message);
               if (transaction !== undefined) flow.push(transaction);
             } catch (error) {
-              if (error instanceof StreamAnewError) beginAnew(error);
+              if (error instanceof StreamAnewError) giveUp(error);
               throw error;
             }
           },
@@ -203,11 +205,6 @@ export class Capture {
         },
       });
       stream = reading;
-      unwatch = this.#watch(
-        control,
-        () => lsnToBigint(reading.confirmed),
-        () => beginAnew(new StreamAnewError('large transactions may come in parts again', [])),
-      );
       const over = Promise.race([
         anew,
         stream.over,
@@ -218,6 +215,7 @@ export class Capture {
       const early = await Promise.race([stream.begun.then(() => 'begun' as const), over]);
       if (early === undefined) return;
       if (early !== 'begun') throw new Error(early);
+      unwatch = this.#watch(control, () => lsnToBigint(reading.confirmed), giveUp);
       await failpoint('capture.stream.after');
       await checkEpoch(control, slot, this.#epoch);
       const opening = openings(this.#epoch, tails);
@@ -238,12 +236,17 @@ export class Capture {
       this.#setActive(false);
       stream?.stop();
       pipeline?.stop();
-      // Without a seat an append in flight is the next owner's to fence, and nothing to wait with the seat for.
-      if (!signal.aborted && !seated) await seat.leave();
+      const close = () =>
+        log.close().catch((error) => this.#log.debug({ err: error }, 'closing the log failed'));
+      if (!signal.aborted && !seated) {
+        // Without a seat an append in flight is the next owner's to fence, and nothing to wait for: it may take for ever.
+        await seat.leave();
+        await close();
+      }
       await work?.catch(() => undefined);
       room.close();
       await stream?.close();
-      await log.close().catch((error) => this.#log.debug({ err: error }, 'closing the log failed'));
+      await close();
       await disconnect(control);
     }
   }
@@ -258,17 +261,32 @@ export class Capture {
   }
 
   /**
-   * Nobody tells when WAL gathers, nor when a transaction ends, so who captures asks. Answers how to end that.
-   * `partsAgain` is called where large transactions may come in parts again.
+   * Nobody tells when WAL gathers, when a transaction ends, or when the other side of a connection is gone without a
+   * word, so who captures asks. Answers how to end that. `giveUp` is called where the stream has to begin anew, or
+   * does not come any more.
    */
-  #watch(control: pg.Client, confirmed: () => bigint, partsAgain: () => void): () => void {
+  #watch(control: pg.Client, confirmed: () => bigint, giveUp: (error: Error) => void): () => void {
     const look = async () => {
       const wal = await slotWal(control, this.#options.slot);
+      if (wal?.active !== true) giveUp(new Error('PostgreSQL does not read the slot any more'));
       if (wal !== undefined) this.#budget.judge(wal);
-      if (await this.#parts.allowAgain(control, confirmed())) partsAgain();
+      if (await this.#parts.allowAgain(control, confirmed())) {
+        giveUp(new StreamAnewError('large transactions may come in parts again', []));
+      }
     };
+    let late = 0;
+    let looking: Promise<void> | undefined;
     const timer = setInterval(() => {
-      look().catch((error) => this.#log.debug({ err: error }, 'what the slot holds is not known'));
+      if (looking !== undefined) {
+        if (++late > LATE_LOOKS) giveUp(new Error('PostgreSQL does not answer'));
+        return;
+      }
+      late = 0;
+      looking = look()
+        .catch((error) => this.#log.debug({ err: error }, 'what the slot holds is not known'))
+        .finally(() => {
+          looking = undefined;
+        });
     }, LOOK_MS);
     return () => clearInterval(timer);
   }

@@ -1,3 +1,4 @@
+import type pg from 'pg';
 import { failpoint } from '../../../runtime/failpoints.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { connect, disconnect } from '../../postgres.ts';
@@ -9,6 +10,8 @@ export interface TrimOptions {
   readonly fromSeq: number;
   /** and those that were committed before this time, in milliseconds since 1970. */
   readonly fromTime: number;
+  /** Ends it, also where PostgreSQL does not answer. */
+  readonly signal?: AbortSignal;
   readonly log: Logger;
 }
 
@@ -22,10 +25,13 @@ const STEP = 2_000;
  */
 export async function trim(options: TrimOptions): Promise<number> {
   const client = await connect({ postgres: options.postgres, name: 'conger log trim', log: options.log });
+  const hangUp = () => void disconnect(client);
+  options.signal?.addEventListener('abort', hangUp);
   let total = 0;
   try {
+    options.signal?.throwIfAborted();
     await failpoint('log.embedded.trim.before');
-    for (let partition = 0; partition < options.partitions; partition++) {
+    for (const partition of await due(client, options)) {
       for (;;) {
         const { rows } = await client.query<{ gone: number }>(
           `WITH oldest AS (
@@ -52,8 +58,23 @@ export async function trim(options: TrimOptions): Promise<number> {
     }
     await failpoint('log.embedded.trim.after');
   } finally {
+    options.signal?.removeEventListener('abort', hangUp);
     await disconnect(client);
   }
   if (total > 0) options.log.debug({ records: total }, 'trimmed the log');
   return total;
+}
+
+/** The partitions whose oldest record is to go. Mostly there are none, and then nothing more is read. */
+async function due(client: pg.Client, { partitions, fromSeq, fromTime }: TrimOptions): Promise<number[]> {
+  const { rows } = await client.query<{ partition: number }>(
+    `SELECT p.partition
+       FROM generate_series(0, $1::int - 1) AS p(partition)
+      CROSS JOIN LATERAL (
+        SELECT seq, time FROM conger_log l WHERE l.partition = p.partition ORDER BY position LIMIT 1
+      ) AS oldest
+      WHERE oldest.seq < $2 OR oldest.time < $3`,
+    [partitions, fromSeq, fromTime],
+  );
+  return rows.map(({ partition }) => partition);
 }

@@ -23,8 +23,10 @@ const WRITER_NAME = 'conger log writer';
 /** How long a predecessor's backend may take to end. */
 const TERMINATION_MS = 5_000;
 
+/** How long a trim may go on when the writer is closed. */
+const TRIM_GRACE_MS = 1_000;
 /** Appended records after which old ones are looked for. */
-const TRIM_EVERY = 5_000;
+const TRIM_EVERY = 10_000;
 
 /**
  * Appends to the table. Each append is one transaction that first holds the writer's generation still (FOR SHARE): a
@@ -41,6 +43,7 @@ export class EmbeddedWriter implements LogWriter {
   #last: Promise<void> = Promise.resolve();
   #sinceTrim = TRIM_EVERY;
   #trimming: Promise<unknown> | undefined;
+  readonly #closing = new AbortController();
 
   constructor(options: EmbeddedWriterOptions) {
     this.#options = options;
@@ -114,9 +117,11 @@ export class EmbeddedWriter implements LogWriter {
   }
 
   async close(): Promise<void> {
-    await this.#trimming;
-    await disconnect(this.#client);
+    const client = this.#client;
     this.#client = undefined;
+    const impatience = setTimeout(() => this.#closing.abort(), TRIM_GRACE_MS);
+    await Promise.all([this.#trimming, disconnect(client)]);
+    clearTimeout(impatience);
   }
 
   /** On a connection of its own, so that no append waits for it. */
@@ -128,7 +133,7 @@ export class EmbeddedWriter implements LogWriter {
       fromSeq: this.#nextSeq - retainRecords,
       fromTime: Date.now() - retainMs,
     };
-    this.#trimming = trim({ postgres, log, partitions, ...keep })
+    this.#trimming = trim({ postgres, log, partitions, signal: this.#closing.signal, ...keep })
       .catch((error) => log.warn({ err: error }, `old records were not trimmed: ${messageOf(error)}`))
       .finally(() => {
         this.#trimming = undefined;

@@ -1,0 +1,90 @@
+import pg from 'pg';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { silentLogger } from '../../runtime/log.ts';
+import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
+import { startProxy, type TcpProxy } from '../../test/fixtures/proxy.ts';
+import { createEmbeddedWriter } from '../log/embedded/index.ts';
+import { Capture } from './capture.ts';
+import { emit, logLines, untilAppended, Witness } from './wal.testing.ts';
+
+/** Connections that nobody ends and that nothing comes through any more: TCP alone notices after a quarter of an hour. */
+
+const log = silentLogger();
+const partitions = 2;
+
+let server: TestPostgres;
+let proxy: TcpProxy;
+let capture: Capture;
+let client: pg.Client;
+let truth: Witness;
+let proxied: string;
+
+async function start(writerThrough: string): Promise<void> {
+  capture = new Capture({
+    postgres: proxied,
+    slot: 'conger',
+    partitions,
+    openWriter: async () =>
+      createEmbeddedWriter({
+        ...{ postgres: writerThrough, partitions, retainMs: 2 ** 45, retainRecords: 1e6 },
+        log,
+      }),
+    log,
+  });
+  await capture.start();
+  while (!capture.status.active) await new Promise((resolve) => setTimeout(resolve, 10));
+}
+
+async function change(body: string): Promise<void> {
+  await emit(client, [{ partitionKey: 'k', body }]);
+}
+
+beforeEach(async () => {
+  server = await startPostgres({ wal_sender_timeout: '2s' });
+  proxy = await startProxy(Number(new URL(server.url).port));
+  const url = new URL(server.url);
+  url.port = String(proxy.port);
+  proxied = url.href;
+  client = new pg.Client(server.url);
+  await client.connect();
+  truth = new Witness(server.url);
+  await truth.prepare();
+}, 60_000);
+
+afterEach(async () => {
+  await capture.stop();
+  await proxy.close();
+  await client.end();
+  await server.stop();
+});
+
+test('a capture whose connections all went silent begins anew over others', { timeout: 60_000 }, async () => {
+  await start(proxied);
+  await change('before');
+  await untilAppended(server.url, 1);
+  proxy.strand();
+  await change('after');
+  await untilAppended(server.url, 2);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+});
+
+test('so does one whose stream alone went silent', { timeout: 60_000 }, async () => {
+  await start(server.url);
+  await change('before');
+  await untilAppended(server.url, 1);
+  proxy.strand(1);
+  await change('after');
+  await untilAppended(server.url, 2);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+});
+
+test('and one whose connection for questions alone went silent', { timeout: 60_000 }, async () => {
+  await start(server.url);
+  await change('before');
+  await untilAppended(server.url, 1);
+  // The stream is opened last, and goes with it.
+  proxy.strand(2);
+  await change('after');
+  await untilAppended(server.url, 2);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+});
