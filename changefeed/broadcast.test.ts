@@ -143,6 +143,21 @@ test('what the log has dropped for its number is gone, however young it was', as
   expect((await again.broadcast.resume(cursors[4] ?? '')).done).toBe(false);
 });
 
+test('a log that does not answer at first where it begins is asked again', async () => {
+  const log = new TestLog(1);
+  const reader = log.reader();
+  const { locate } = reader;
+  let asked = 0;
+  reader.locate = async (...place) => {
+    if (asked++ === 0) throw new Error('away');
+    return locate.apply(reader, place);
+  };
+  const broadcast = await startBroadcast({ reader, log: silentLogger() });
+  running.push(broadcast);
+  expect(broadcast.reaches(encodeCursor({ time: 0, positions: [''], snapshot: '' }))).toBe(true);
+  expect(asked).toBe(2);
+});
+
 test('a tail with fewer changes than it should have, as some were repeated, is not the whole log', async () => {
   const log = new TestLog(1);
   const { broadcast, reader } = await start(log);

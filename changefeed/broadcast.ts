@@ -2,6 +2,7 @@ import { CongerError, isCongerError, messageOf } from '../runtime/errors.ts';
 import { failpoint, failpointNow } from '../runtime/failpoints.ts';
 import type { Logger } from '../runtime/log.ts';
 import { counter, gauge, timer } from '../runtime/metrics.ts';
+import { Backoff } from './backoff.ts';
 import { parseChange } from './change.ts';
 import { CatchUp } from './feeds/catch-up.ts';
 import { decodeCursor, encodeCursor, type FeedCursor, parseSince } from './feeds/cursor.ts';
@@ -267,9 +268,22 @@ export class Broadcast {
 
   /**
    * Where reading began, as the log tells: how many records were read does not, as some may be repetitions, nor does the
-   * time alone, as some may have been dropped for their number.
+   * time alone, as some may have been dropped for their number. Asks until the log answers.
    */
   async #beginning(partition: number): Promise<Beginning> {
+    const backoff = new Backoff(100, 2_000);
+    for (;;) {
+      try {
+        return await this.#askBeginning(partition);
+      } catch (error) {
+        if (this.#stopped) return 'tail';
+        this.#log.warn({ err: error, partition }, `where the log begins is not known: ${messageOf(error)}`);
+        await backoff.pause();
+      }
+    }
+  }
+
+  async #askBeginning(partition: number): Promise<Beginning> {
     const start = { position: START, offset: '' };
     try {
       const oldest = await this.#reader.readFrom(partition, await this.#reader.locate(partition, START));
@@ -277,12 +291,9 @@ export class Broadcast {
       if (oldest === undefined) return first === START ? 'whole' : 'tail';
       return first !== START && (oldest.records[0]?.position ?? START) >= first ? 'whole' : 'tail';
     } catch (error) {
-      if (isCongerError(error, 'PositionGone')) {
-        const left = await this.#reader.behind(new Map([[partition, start]])).catch(() => undefined);
-        return left?.get(partition) === 0 ? 'emptied' : 'tail';
-      }
-      this.#log.warn({ err: error, partition }, `where the log begins is not known: ${messageOf(error)}`);
-      return 'tail';
+      if (!isCongerError(error, 'PositionGone')) throw error;
+      const left = await this.#reader.behind(new Map([[partition, start]]));
+      return left.get(partition) === 0 ? 'emptied' : 'tail';
     }
   }
 

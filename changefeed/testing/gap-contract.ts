@@ -1,9 +1,24 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { isCongerError } from '../../runtime/errors.ts';
+import { silentLogger } from '../../runtime/log.ts';
+import { type Broadcast, startBroadcast } from '../broadcast.ts';
+import { encodeCursor } from '../feeds/cursor.ts';
 import type { LogReader, LogWriter, Reading } from '../types.ts';
 import type { LogUnderTest } from './log-contract.ts';
 import { Member } from './member.ts';
 import { record, records, Seen } from './records.ts';
+
+const change = {
+  v: 1,
+  bucket: 'things',
+  key: 'k',
+  op: 'put',
+  etag: 'e',
+  request_id: null,
+  traceparent: null,
+  value: {},
+  previous: null,
+};
 
 /** What every log promises about records that it does not hold any more (types.ts), as tests. */
 export function gapContract(name: string, setup: () => Promise<LogUnderTest>, timeout = 20_000): void {
@@ -32,6 +47,13 @@ export function gapContract(name: string, setup: () => Promise<LogUnderTest>, ti
       const reader = await log.reader();
       open.push(reader);
       return { reader, reading: await reader.join('group', member.name, member) };
+    }
+
+    async function broadcast(): Promise<Broadcast> {
+      const reader = await log.reader();
+      const one = await startBroadcast({ reader, log: silentLogger() });
+      open.push(reader, { close: () => one.stop() });
+      return one;
     }
 
     const rounds = (first: number, count: number) =>
@@ -64,6 +86,26 @@ export function gapContract(name: string, setup: () => Promise<LogUnderTest>, ti
         const left = rounds(20, 20).filter((each) => each.partition === partition);
         expect(after.positions(partition)).toEqual(left.map((each) => each.position));
       }
+    });
+
+    test('a broadcast takes for its own what the log shows that it has read, however old a cursor says it is', async () => {
+      const cursor = (positions: readonly string[], time = 0) =>
+        encodeCursor({ time, positions, snapshot: '' });
+      const start = cursor(all().map(() => ''));
+      expect((await broadcast()).reaches(start)).toBe(true);
+      const one = await writer();
+      const written = rounds(0, 5).map((each) => ({ ...each, body: Buffer.from(JSON.stringify(change)) }));
+      await one.append(written);
+      expect((await broadcast()).reaches(start)).toBe(true);
+      await log.drop(2);
+      const later = await broadcast();
+      const nth = (n: number) =>
+        all().map((p) => written.filter(({ partition }) => partition === p)[n]?.position ?? '');
+      const now = Date.now();
+      expect(later.reaches(cursor(nth(3), now))).toBe(true);
+      // Not even a young cursor: records may have been dropped for their number.
+      for (const gone of [start, cursor(nth(1), now)])
+        await expect(later.resume(gone)).rejects.toMatchObject({ code: 'PositionGone' });
     });
 
     test('where just what was read is gone, nobody is told', async () => {
