@@ -119,8 +119,20 @@ const postgres: Readonly<Record<string, Fault>> = {
   },
 };
 
+const clock: Readonly<Record<string, Fault>> = {
+  /** By up to half an hour, and for half of them back, too. The others have their wrong time to the end. */
+  jump: async (cluster, random) => {
+    const process = random.pick(cluster.processes);
+    process.setClock((random.below(2) === 0 ? 1 : -1) * (60_000 + random.below(29 * 60_000)));
+    await pause(random, 3_000);
+    if (random.below(2) === 0) process.setClock(0);
+    await pause(random, 1_000);
+  },
+};
+
 const groups = {
   process: processes,
+  clock,
   network,
   postgres,
   kafka: { ...onOneOf(/-kafka\d$/), ...kafka },

@@ -44,6 +44,7 @@ export class Managed {
   #serving = false;
   #stopping = false;
   #held = false;
+  #clock = 0;
   /** How often it has been started. */
   lives = 0;
 
@@ -89,6 +90,12 @@ export class Managed {
     this.#child?.kill('SIGCONT');
   }
 
+  /** Sets its clock this many milliseconds before or behind the machine's, in this life and the next ones. */
+  setClock(offset: number): void {
+    this.#clock = offset;
+    if (this.#child?.connected === true) this.#child.send({ clock: offset }, () => {});
+  }
+
   /** Whether something stopped it that was not `pause`: a failpoint. */
   isStuck(): boolean {
     const pid = this.#child?.pid;
@@ -124,10 +131,14 @@ export class Managed {
         CONGER_FAILPOINTS: this.#plans.shift() ?? '',
         CONGER_FAILPOINTS_TRACE: join(directory, `${name}.trace`),
       },
+      execArgv: ['--import', new URL('dist/test/chaos/clock.js', root).href],
       stdio: ['ignore', this.#log, this.#log, 'ipc'],
     });
     this.#child = child;
     this.#held = false;
+    // What cannot be told to one that has died is told to the next.
+    child.on('error', () => {});
+    if (this.#clock !== 0) child.send({ clock: this.#clock }, () => {});
     child.once('message', () => {
       this.#serving = true;
     });

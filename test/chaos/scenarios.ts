@@ -26,7 +26,7 @@ export interface Scenario {
   readonly standby?: 'with slots' | 'without slots';
 }
 
-const any = /^(process|network|postgres|kafka):(?!pause-long$)/;
+const any = /^(process|clock|network|postgres|kafka):(?!pause-long$)/;
 const none = /^$/;
 const kill = (...names: readonly string[]) => names.map((name, i) => `${name}=kill@${2 + 5 * i}`);
 
@@ -35,6 +35,12 @@ export const scenarios: readonly Scenario[] = [
   { name: 'short', what: 'one fault of any kind, and failpoints', faults: any, count: 1 },
   { name: 'quiet', what: 'nothing goes wrong', faults: none, count: 1, plans: {} },
   { name: 'processes', what: 'processes are killed and stopped', faults: /^process:/, count: 3, services: 3 },
+  {
+    name: 'clocks',
+    what: 'clocks of processes jump by minutes, ahead and back, amid kills',
+    faults: /^(clock:jump|process:kill)$/,
+    count: 6,
+  },
   { name: 'network', what: 'connections break, stall and lose bytes', faults: /^network:/, count: 4 },
   {
     name: 'postgres',
