@@ -155,7 +155,7 @@ test('a log that does not answer at first where it begins is asked again', async
   const broadcast = await startBroadcast({ reader, log: silentLogger() });
   running.push(broadcast);
   expect(broadcast.reaches(encodeCursor({ time: 0, positions: [''], snapshot: '' }))).toBe(true);
-  expect(asked).toBe(2);
+  expect(asked).toBeGreaterThan(1);
 });
 
 test('a tail with fewer changes than it should have, as some were repeated, is not the whole log', async () => {

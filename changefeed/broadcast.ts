@@ -268,15 +268,16 @@ export class Broadcast {
 
   /**
    * Where reading began, as the log tells: how many records were read does not, as some may be repetitions, nor does the
-   * time alone, as some may have been dropped for their number. Asks until the log answers.
+   * time alone, as some may have been dropped for their number. Asks for some
+   * 15 s where the log does not answer.
    */
   async #beginning(partition: number): Promise<Beginning> {
     const backoff = new Backoff(100, 2_000);
-    for (;;) {
+    for (let tries = 1; ; tries++) {
       try {
         return await this.#askBeginning(partition);
       } catch (error) {
-        if (this.#stopped) return 'tail';
+        if (tries === 12) throw error;
         this.#log.warn({ err: error, partition }, `where the log begins is not known: ${messageOf(error)}`);
         await backoff.pause();
       }
