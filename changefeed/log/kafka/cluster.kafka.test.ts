@@ -120,6 +120,7 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log on three brokers', { t
     await reader.readAll(0, seen.take);
     const all = records(1, 60, partitions);
     await writer.append(all.slice(0, 30));
+    await seen.until(() => seen.count === 30);
     await cluster.kill(2);
     await cluster.kill(3);
     await vi.waitFor(
