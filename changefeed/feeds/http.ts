@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http';
+import type { Writable } from 'node:stream';
 import websocket from '@fastify/websocket';
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
@@ -91,7 +92,7 @@ export async function httpFeed(fastify: FastifyInstance, options: HttpFeedOption
       // The plugin closes its sockets before anyone else hears that the server ends. These have a last line to come.
       fastify.websocketServer.clients.delete(socket);
       // What this route's schema made of the query.
-      void feeds.serveSocket(socket, request.query as Query);
+      void feeds.serveSocket(socket, request.raw.socket, request.query as Query);
     },
   });
 }
@@ -173,13 +174,13 @@ class Feeds {
     response.end();
   }
 
-  async serveSocket(socket: WebSocket, query: Query): Promise<void> {
+  async serveSocket(socket: WebSocket, connection: Writable, query: Query): Promise<void> {
     socket.on('error', () => socket.terminate());
     socket.on('pong', () => this.#sockets.set(socket, true));
     socket.once('close', () => this.#sockets.delete(socket));
     this.#sockets.set(socket, true);
     try {
-      const begin = await this.open(query, () => socketSink(socket));
+      const begin = await this.open(query, () => socketSink(socket, connection));
       const feed = begin();
       socket.once('close', () => feed.close());
       await feed.done;

@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http';
+import type { Writable } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { FeedMessage } from './feed.ts';
 import type { Frame, Line } from './feed-class.ts';
@@ -19,45 +20,50 @@ const chunk: Frame = (line) => {
   return Buffer.from(`${length.toString(16)}\r\n${line}\n\r\n`);
 };
 
+/** A line as a text message of RFC 6455, not masked, as a server sends it. */
+const message: Frame = (line) => {
+  const length = Buffer.byteLength(line);
+  const head = length < 126 ? 2 : length < 65_536 ? 4 : 10;
+  const bytes = Buffer.allocUnsafe(head + length);
+  bytes[0] = 0x81;
+  bytes[1] = head === 2 ? length : head === 4 ? 126 : 127;
+  if (head === 4) bytes.writeUInt16BE(length, 2);
+  else if (head === 10) bytes.writeBigUInt64BE(BigInt(length), 2);
+  bytes.write(line, head);
+  return bytes;
+};
+
 /**
  * JSON lines over HTTP, no faster than the client takes them. The head of the response has been sent. What Node would
  * do for each reader (a chunk of four pieces) takes longer than all the rest: chunks go to the socket as they are.
  */
 export function httpSink(response: ServerResponse): Sink {
   const { socket } = response;
-  const direct = socket !== null && response.chunkedEncoding;
-  const to = direct ? socket : response;
-  return lineSink(direct ? chunk : plain, (bytes) => {
-    if (to.write(bytes)) return true;
-    if (to.destroyed) return false;
-    return new Promise((resolve) => {
-      const settle = () => {
-        to.off('drain', settle);
-        to.off('close', settle);
-        resolve(!to.destroyed);
-      };
-      to.once('drain', settle);
-      to.once('close', settle);
-    });
-  });
+  if (socket === null || !response.chunkedEncoding)
+    return lineSink(plain, (bytes) => writeTo(response, bytes));
+  return lineSink(chunk, (bytes) => writeTo(socket, bytes));
 }
 
-/** What may wait in a websocket before its reader is waited for, in bytes. */
-const roomOfSocket = 64 * 1024;
+/**
+ * The same lines, one a message, as whole frames on the connection that the websocket was made of: nothing that `ws`
+ * sends comes in pieces, as it does not compress here.
+ */
+export function socketSink(websocket: WebSocket, connection: Writable): Sink {
+  return lineSink(message, (bytes) => websocket.readyState === websocket.OPEN && writeTo(connection, bytes));
+}
 
-const message: Frame = (line) => Buffer.from(line);
-
-/** The same lines, one a message. */
-export function socketSink(socket: WebSocket): Sink {
-  return lineSink(message, (bytes) => {
-    if (socket.readyState !== socket.OPEN) return false;
-    if (socket.bufferedAmount < roomOfSocket) {
-      socket.send(bytes, { binary: false });
-      return true;
-    }
-    return new Promise((resolve) => {
-      socket.send(bytes, { binary: false }, (error) => resolve(error === undefined || error === null));
-    });
+/** Whether the bytes were taken; a promise where there is no room for more just now. */
+function writeTo(stream: Writable, bytes: Buffer): boolean | Promise<boolean> {
+  if (stream.write(bytes)) return true;
+  if (stream.destroyed) return false;
+  return new Promise((resolve) => {
+    const settle = () => {
+      stream.off('drain', settle);
+      stream.off('close', settle);
+      resolve(!stream.destroyed);
+    };
+    stream.once('drain', settle);
+    stream.once('close', settle);
   });
 }
 
