@@ -219,6 +219,30 @@ describe('the embedded log', { timeout: 20_000 }, () => {
     }
   });
 
+  test('all learn of a death that nobody waited for', async () => {
+    const state = { cursors: new Map(), history: [] };
+    const [a, b] = ['a', 'b'].map((name) => new Member(name, partitions, state));
+    if (a === undefined || b === undefined) throw new Error('there are two');
+    for (const member of [a, b]) await (await reader()).join('group', member.name, member);
+    const third = new pg.Client({ connectionString: url });
+    third.on('error', () => undefined);
+    await third.connect();
+    await third.query('CREATE VIEW conger_seat_99 AS SELECT 1 AS seat');
+    await third.query('BEGIN; LOCK TABLE conger_seat_99 IN EXCLUSIVE MODE');
+    const { rows } = await third.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+    const pid = rows[0]?.pid;
+    await admin.query("INSERT INTO conger_log_member VALUES ('conger_seat_99', $1, 'group', 'z')", [pid]);
+    await admin.query('NOTIFY conger_group');
+    await a.until(() => a.owned.has(3));
+    await b.until(() => b.owned.size === 1);
+    const waiting = `SELECT l.pid FROM pg_locks l WHERE relation = 'conger_seat_99'::regclass AND NOT granted`;
+    await untilTrue(`SELECT EXISTS (${waiting}) AS yes`);
+    // The one who waits for it loses its connection, and it dies before there is another.
+    await admin.query(`SELECT pg_terminate_backend(pid, 5000) FROM (${waiting}) AS w`);
+    await admin.query('SELECT pg_terminate_backend($1, 5000)', [pid]);
+    await Promise.all([a, b].map((member) => member.until(() => member.owned.size === partitions / 2)));
+  });
+
   test('waiting members keep no snapshot, and leave no backend behind when they die', async () => {
     const members: { member: Member; refuse: () => void }[] = [];
     for (const name of ['a', 'b', 'c']) {

@@ -42,6 +42,9 @@ const WATCH_RETRY_MS = 200;
  * its seat is held by the backend that it was entered with. Joining and leaving ring the bell. A crash is noticed
  * without polling: the seats form a ring, and each process waits for the seat after its own to become free. That a
  * process is stopped nobody can be told: the one who waits for its seat looks, and frees it (pulse.ts).
+ *
+ * Lists are read at different times, and waits break. So whoever finds the entry of a member that is dead removes it, and
+ * the bell rings in the same transaction: as long as somebody may list the dead, there is an entry that makes it known.
  */
 export class Membership {
   readonly #options: MembershipOptions;
@@ -78,13 +81,12 @@ export class Membership {
     this.#entries.delete(`${group}/${member}`);
     if (this.#seat === undefined) return;
     await this.#options.pool
-      .query('DELETE FROM conger_log_member WHERE seat = $1 AND pid = $2 AND grp = $3 AND member = $4', [
-        this.#seat.name,
-        this.#seat.pid,
-        group,
-        member,
-      ])
-      .then(() => this.ring())
+      .query(
+        `WITH gone AS (
+           DELETE FROM conger_log_member WHERE seat = $1 AND pid = $2 AND grp = $3 AND member = $4 RETURNING seat
+         ) SELECT pg_notify('${GROUP_CHANNEL}', '') FROM gone`,
+        [this.#seat.name, this.#seat.pid, group, member],
+      )
       .catch((error) => this.#options.log.debug({ err: error }, 'leaving a group failed'));
   }
 
@@ -156,7 +158,7 @@ export class Membership {
         if (seat === undefined) throw new Error(`all ${SEATS} seats are taken`);
         this.#live(seat);
         // What an earlier holder left behind.
-        await this.#options.pool.query('DELETE FROM conger_log_member WHERE seat = $1', [seat.name]);
+        await buryDead(this.#options.pool);
         for (const { group, member } of this.#entries.values()) await this.#enter(seat, group, member);
         this.#seat = seat;
         backoff.reset();
@@ -187,12 +189,13 @@ export class Membership {
   async #enter(seat: Seat, group: string, member: string): Promise<void> {
     await failpoint('log.embedded.enter.before');
     await this.#options.pool.query(
-      `INSERT INTO conger_log_member (seat, pid, grp, member) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (seat, grp, member) DO UPDATE SET pid = excluded.pid`,
+      `WITH entered AS (
+         INSERT INTO conger_log_member (seat, pid, grp, member) VALUES ($1, $2, $3, $4)
+           ON CONFLICT (seat, grp, member) DO UPDATE SET pid = excluded.pid RETURNING seat
+       ) SELECT pg_notify('${GROUP_CHANNEL}', '') FROM entered`,
       [seat.name, seat.pid, group, member],
     );
     await failpoint('log.embedded.enter.after');
-    await this.ring();
   }
 
   /** A seat whose connection does not work is no seat. */
@@ -219,10 +222,12 @@ export class Membership {
       const seat = this.#seat;
       if (seat === undefined) break;
       try {
-        const living = await listLiving(this.#options.pool);
+        const members = await listMembers(this.#options.pool);
         if (this.#seat !== seat || signal.aborted) continue;
+        const living = members.filter((member) => member.living);
         this.#watchNext(seat, living);
         for (const { onMembers } of this.#entries.values()) onMembers(living);
+        if (living.length < members.length) await buryDead(this.#options.pool);
       } catch (error) {
         this.#options.log.warn({ err: error }, `cannot list members: ${messageOf(error)}`);
         this.#again = true;
@@ -253,8 +258,7 @@ export class Membership {
     void endSilent(pool, watch.seat, AbortSignal.any([watch.abort.signal, waiting.signal]), log);
     try {
       await seatIsFree(this.#connection('conger log watch'), watch.seat, watch.abort.signal);
-      await pool.query(`DELETE FROM conger_log_member m WHERE NOT EXISTS (${HOLDS_SEAT})`);
-      await this.ring();
+      await buryDead(pool);
     } catch (error) {
       log.debug({ err: error }, `a watch ended: ${messageOf(error)}`);
       await pause(WATCH_RETRY_MS, watch.abort.signal);
@@ -279,11 +283,19 @@ const HOLDS_SEAT = `
      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
      AND l.pid = m.pid AND l.mode = 'ExclusiveLock' AND l.granted`;
 
-async function listLiving(pool: pg.Pool): Promise<Member[]> {
-  const { rows } = await pool.query<Member>(
-    `SELECT m.seat, m.pid, m.grp AS group, m.member FROM conger_log_member m WHERE EXISTS (${HOLDS_SEAT})`,
+async function listMembers(pool: pg.Pool): Promise<(Member & { readonly living: boolean })[]> {
+  const { rows } = await pool.query<Member & { living: boolean }>(
+    `SELECT m.seat, m.pid, m.grp AS group, m.member, EXISTS (${HOLDS_SEAT}) AS living FROM conger_log_member m`,
   );
   return rows;
+}
+
+/** Removes the entries of the dead, and tells all processes to look again where there are any. */
+async function buryDead(pool: pg.Pool): Promise<void> {
+  await pool.query(
+    `WITH gone AS (DELETE FROM conger_log_member m WHERE NOT EXISTS (${HOLDS_SEAT}) RETURNING m.seat)
+     SELECT pg_notify('${GROUP_CHANNEL}', '') FROM gone LIMIT 1`,
+  );
 }
 
 function* seatNames(): Generator<string> {
