@@ -57,7 +57,8 @@ export class Line {
  */
 export class FeedClass {
   readonly name: string;
-  readonly cohorts = new Cohorts<Line>((change) => this.line(change));
+  readonly select = (change: Change) => this.line(change);
+  readonly cohorts = new Cohorts<Line>(this.select);
   readonly #resource: FeedResource;
   readonly #filter: ObjectFilter | undefined;
   readonly #lines = new Map<Change, Line | undefined>();

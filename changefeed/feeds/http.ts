@@ -10,8 +10,8 @@ import { CongerError, isCongerError, messageOf } from '../../runtime/errors.ts';
 import { gauge } from '../../runtime/metrics.ts';
 import { type Broadcast, ending } from '../broadcast.ts';
 import type { CatchUp } from './catch-up.ts';
-import { type Feed, openFeed } from './feed.ts';
-import { FeedClasses, type FeedResource, type Line } from './feed-class.ts';
+import { type Feed, type FeedOptions, openFeed } from './feed.ts';
+import { type FeedClass, FeedClasses, type FeedResource, type Line } from './feed-class.ts';
 import type { Hold } from './held-snapshot.ts';
 import { httpSink, type Sink, socketSink } from './sinks.ts';
 import { Turns } from './turns.ts';
@@ -84,9 +84,11 @@ export async function httpFeed(fastify: FastifyInstance, options: HttpFeedOption
     schema: { querystring: querySchema },
     preHandler: async (request) => feeds.check(request.query),
     handler: async (request, reply) => {
-      const opened = await feeds.open(request.query, () => httpSink(reply.raw));
+      const { raw } = reply;
+      const begin = await feeds.open(request.query, () => httpSink(raw));
       reply.hijack();
-      await feeds.serveHttp(opened, reply.raw, reply.getHeaders());
+      // Not waited for: what fastify keeps of a request that it waits for would be kept for as long as the client listens.
+      feeds.serveHttp(begin, raw, reply.getHeaders());
     },
     wsHandler: (socket, request) => {
       // The plugin closes its sockets before anyone else hears that the server ends. These have a last line to come.
@@ -126,27 +128,21 @@ class Feeds {
    * @throws CongerError as `check`, and BadRequest, PositionGone
    */
   async open(query: Query, sink: () => Sink): Promise<Begin> {
-    const { broadcast, kv, bookmarkMs, stuckMs } = this.#options;
+    const { broadcast, bookmarkMs, stuckMs } = this.#options;
     const resource = this.#find(query.resource);
     const since = await this.#since(query);
     if (this.#closed) throw ending();
     return () => {
       const [readers, leave] = this.#classes.join(resource, query.filter);
-      let held: Hold<string> | undefined;
-      const snapshot = () => {
-        held = readers.hold(broadcast, kv, this.#snapshots);
-        return held.answer;
-      };
       const feed = openFeed<string, Line>({
         broadcast,
         since,
-        select: (change) => readers.line(change),
+        select: readers.select,
         cohorts: readers.cohorts,
         send: sink(),
         ...(bookmarkMs === undefined ? {} : { bookmarkMs }),
         ...(stuckMs === undefined ? {} : { stuckMs }),
-        ...(query.snapshot && since === undefined ? { snapshot } : {}),
-        snapshotOver: () => held?.release(),
+        ...(query.snapshot && since === undefined ? this.#snapshotOf(readers) : {}),
       });
       this.#feeds.add(feed);
       void feed.done.then(() => {
@@ -157,7 +153,7 @@ class Feeds {
     };
   }
 
-  async serveHttp(begin: Begin, response: ServerResponse, headers: object): Promise<void> {
+  serveHttp(begin: Begin, response: ServerResponse, headers: object): void {
     response.writeHead(200, {
       ...headers,
       'content-type': 'application/x-ndjson',
@@ -167,11 +163,14 @@ class Feeds {
     });
     // A snapshot may take its time.
     response.flushHeaders();
-    const feed = begin();
-    response.on('error', () => feed.close());
-    response.on('close', () => feed.close());
-    await feed.done;
-    response.end();
+    try {
+      const feed = begin();
+      response.on('error', () => feed.close());
+      response.on('close', () => feed.close());
+      void feed.done.then(() => response.end());
+    } catch (error) {
+      response.destroy(error instanceof Error ? error : undefined);
+    }
   }
 
   async serveSocket(socket: WebSocket, connection: Writable, query: Query): Promise<void> {
@@ -201,6 +200,18 @@ class Feeds {
     setTimeout(() => {
       for (const socket of this.#sockets.keys()) socket.terminate();
     }, closeMs).unref();
+  }
+
+  #snapshotOf(readers: FeedClass): Pick<FeedOptions<string, Line>, 'snapshot' | 'snapshotOver'> {
+    const { broadcast, kv } = this.#options;
+    let held: Hold<string> | undefined;
+    return {
+      snapshot: () => {
+        held = readers.hold(broadcast, kv, this.#snapshots);
+        return held.answer;
+      },
+      snapshotOver: () => held?.release(),
+    };
   }
 
   /** Where the query wants to go on from; undefined: from here, or from a snapshot. */
