@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Direction } from '../fixtures/proxy.ts';
 import type { Random } from '../random.ts';
 import type { Cluster } from './cluster.ts';
+import { disk } from './disk-faults.ts';
 import { failover } from './failover.ts';
 import { kafka, leader } from './kafka-faults.ts';
 import { schema, slot, transaction } from './postgres-faults.ts';
@@ -141,6 +142,7 @@ const groups = {
   transaction,
   schema,
   failover,
+  disk,
 } as const;
 
 export interface NamedFault {

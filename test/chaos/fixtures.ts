@@ -1,4 +1,7 @@
-import { cp } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
+import { cp, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
 import {
   type Node,
   type ReplicatedPostgres,
@@ -6,6 +9,7 @@ import {
 } from '../fixtures/replicated-postgres.ts';
 import { type Brokers, startBrokers } from './brokers.ts';
 import { slotKeepMb } from './postgres-faults.ts';
+import { SmallDisk } from './small-disk.ts';
 
 /** What stands under a run. */
 export interface Shape {
@@ -14,6 +18,14 @@ export interface Shape {
   readonly brokers?: 1 | 3;
   /** Whether PostgreSQL has a synchronous standby (it has none), and whether the slots of captures come along there. */
   readonly standby?: 'with slots' | 'without slots';
+  /** Whether tables and WAL are on small disks that can be filled (no). */
+  readonly disks?: boolean;
+}
+
+/** Of a PostgreSQL's tables, and of its WAL. */
+export interface Disks {
+  readonly tables: SmallDisk;
+  readonly wal: SmallDisk;
 }
 
 /** What the runs of one shape share; each has a database, a slot and a topic of its own. */
@@ -24,6 +36,7 @@ export interface Fixtures {
   /** Primary and standby, where there is one. */
   readonly replicas: ReplicatedPostgres | undefined;
   readonly kafka: Brokers | undefined;
+  readonly disks: Disks | undefined;
   /** Makes a database; answers its URL at each host of PostgreSQL. */
   database(name: string): Promise<readonly URL[]>;
   /** Lets everything go on that was stopped, and starts what is gone. */
@@ -59,7 +72,14 @@ export async function startFixtures(shape: Shape): Promise<Fixtures> {
     if (postgres.status === 'fulfilled') await postgres.value.stop();
     throw postgres.status === 'rejected' ? postgres.reason : (kafka as PromiseRejectedResult).reason;
   }
-  return new RunningFixtures(shape, postgres.value, kafka.value);
+  const fixtures = new RunningFixtures(shape, postgres.value, kafka.value);
+  try {
+    if (shape.disks === true) await fixtures.moveToDisks();
+  } catch (error) {
+    await fixtures.stop();
+    throw error;
+  }
+  return fixtures;
 }
 
 class RunningFixtures implements Fixtures {
@@ -67,6 +87,7 @@ class RunningFixtures implements Fixtures {
   readonly replicas: ReplicatedPostgres | undefined;
   readonly kafka: Brokers | undefined;
   readonly #servers: ReplicatedPostgres;
+  disks: Disks | undefined;
 
   constructor({ log, standby }: Shape, servers: ReplicatedPostgres, kafka: Brokers | undefined) {
     this.log = log;
@@ -79,9 +100,23 @@ class RunningFixtures implements Fixtures {
     return this.#servers.primary();
   }
 
+  async moveToDisks(): Promise<void> {
+    const tables = await SmallDisk.make(96);
+    const wal = await SmallDisk.make(256);
+    this.disks = { tables, wal };
+    const here = join(this.postgres.data, 'pg_wal');
+    await this.postgres.kill('SIGKILL');
+    const there = join(wal.directory, 'pg_wal');
+    await promisify(execFile)('mv', [here, there]);
+    await symlink(there, here);
+    await this.postgres.start();
+    await this.postgres.query(`CREATE TABLESPACE small LOCATION '${tables.directory}'`);
+  }
+
   async database(name: string): Promise<readonly URL[]> {
     await this.heal();
-    await this.postgres.query(`CREATE DATABASE ${name} OWNER conger`);
+    const where = this.disks === undefined ? '' : ' TABLESPACE small';
+    await this.postgres.query(`CREATE DATABASE ${name} OWNER conger${where}`);
     const hosts = this.replicas === undefined ? [this.postgres.url] : this.replicas.url.split(',');
     return hosts.map((host) => {
       const url = new URL(host);
@@ -92,6 +127,8 @@ class RunningFixtures implements Fixtures {
 
   async heal(): Promise<void> {
     await this.kafka?.heal();
+    await this.disks?.tables.empty();
+    await this.disks?.wal.empty();
     await this.postgres.kill('SIGCONT');
     await this.postgres.start();
     if (this.replicas !== undefined && this.replicas.standby()?.running !== true) {
@@ -123,5 +160,7 @@ class RunningFixtures implements Fixtures {
   async stop(): Promise<void> {
     await this.kafka?.stop();
     await this.#servers.stop();
+    await this.disks?.tables.remove();
+    await this.disks?.wal.remove();
   }
 }

@@ -15,7 +15,7 @@ const publishers: readonly KnownFailure[] = [
     failure: 'a crash between a write and its publication loses the change',
     scenarios: ['crash-before-publication', 'crash-after-append'],
   },
-  { failure: 'a publication that fails fails a committed write', scenarios: ['disk-full'] },
+  { failure: 'a publication that fails fails a committed write', scenarios: ['failed-append', 'disk-full'] },
   { failure: 'published with no listener, or after a failed send: no replay', scenarios: ['failed-send'] },
   { failure: 'out of order, cut at the page size', scenarios: ['quiet', 'large-transaction'] },
   {

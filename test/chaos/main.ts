@@ -9,6 +9,7 @@ import { knownFailures } from './known-failures.ts';
 import { failpointsOf, type Log } from './plans.ts';
 import { type Report, run } from './run.ts';
 import { type Scenario, scenarios } from './scenarios.ts';
+import { missingForDisks } from './small-disk.ts';
 
 const help = `Usage: npm run chaos -- [options]
 
@@ -139,6 +140,7 @@ function byShape(log: Log): readonly { readonly shape: Shape; readonly of: reado
     const shape: Shape = {
       log,
       ...(brokers === undefined || log === 'embedded' ? {} : { brokers }),
+      ...(scenario.disks === undefined ? {} : { disks: scenario.disks }),
       ...(scenario.standby === undefined ? {} : { standby: scenario.standby }),
     };
     const key = JSON.stringify(shape);
@@ -167,6 +169,11 @@ async function work(shape: Shape, due: { readonly scenario: Scenario; readonly s
 }
 
 for (const { shape, of } of logs.flatMap(byShape)) {
+  const missing = shape.disks === true ? missingForDisks() : undefined;
+  if (missing !== undefined) {
+    console.log(`skip ${shape.log} (${of.map(({ name }) => name).join(', ')}): ${missing}`);
+    continue;
+  }
   const due = of.flatMap((scenario) =>
     Array.from({ length: seeds }, (_, n) => ({ scenario, seed: first + n })),
   );

@@ -24,6 +24,8 @@ export interface Scenario {
   readonly brokers?: 3;
   /** The standby that PostgreSQL has. */
   readonly standby?: 'with slots' | 'without slots';
+  /** Whether PostgreSQL has small disks. */
+  readonly disks?: boolean;
 }
 
 const any = /^(process|clock|network|postgres|kafka):(?!pause-long$)/;
@@ -223,6 +225,14 @@ export const scenarios: readonly Scenario[] = [
   },
   {
     name: 'disk-full',
+    what: 'the disks of PostgreSQL’s tables and WAL are full, until they are not',
+    faults: /^disk:/,
+    count: 2,
+    plans: {},
+    disks: true,
+  },
+  {
+    name: 'failed-append',
     what: 'appends fail as they do when the log has no room, until it has',
     faults: none,
     count: 1,
