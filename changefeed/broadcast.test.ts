@@ -80,7 +80,7 @@ test('a cursor of one instance resumes on another, which read the partitions in 
   await two.reader.goOn([2], 9);
   await two.reader.goOn([0], 2);
   const rest: string[] = [];
-  const resumed = two.broadcast.read(reader.cursor(), nothing).reader;
+  const resumed = two.broadcast.join(await two.broadcast.resume(reader.cursor()));
   const drain = () => {
     for (let change = resumed.next(); change !== undefined; change = resumed.next()) rest.push(change.key);
   };
@@ -141,6 +141,18 @@ test('what the log has dropped for its number is gone, however young it was', as
     await expect(again.broadcast.resume(cursor)).rejects.toMatchObject({ code: 'PositionGone' });
   // The log shows that it holds this, and the ring does not.
   expect((await again.broadcast.resume(cursors[4] ?? '')).done).toBe(false);
+});
+
+test('a position before all that the log ever had may be one of another log: the log is asked', async () => {
+  const old = new TestLog(1);
+  const before = old.make({ key: 'a' });
+  const log = new TestLog(1);
+  log.make({ key: 'a' });
+  log.append(log.make({ key: 'b' }));
+  const { broadcast } = await start(log);
+  const cursor = encodeCursor({ time: Date.now(), positions: [before.position], snapshot: '' });
+  expect(broadcast.reaches(cursor)).toBe(false);
+  expect(broadcast.reaches(encodeCursor({ time: 0, positions: [''], snapshot: '' }))).toBe(true);
 });
 
 test('a log that does not answer at first where it begins is asked again', async () => {

@@ -176,7 +176,7 @@ export class Broadcast {
 
   /** The reader that goes on where `catchUp` is done. @throws CongerError PositionGone where it is not */
   join(catchUp: CatchUp): RingReader {
-    return new RingReader(this.#ring, catchUp.place());
+    return new RingReader(this.#ring, catchUp.place(), catchUp.held);
   }
 
   /** Lets some of those who catch up hold a page. */

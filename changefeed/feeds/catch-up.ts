@@ -19,6 +19,8 @@ export class CatchUp {
   readonly #snapshotText: string;
   readonly #snapshot: Snapshot | undefined;
   readonly #cursors = new Map<number, Cursor>();
+  /** Of these partitions the log was found to hold everything after the place. */
+  readonly #held = new Set<number>();
   /** The page that was read last: its partition's next one comes once all of it was passed. */
   #page: { readonly partition: number; readonly last: Position; readonly next: Cursor } | undefined;
   #time: number;
@@ -43,6 +45,10 @@ export class CatchUp {
   /** Whether the ring holds the rest. */
   get done(): boolean {
     return this.#ring.epoch === this.#epoch && this.#behind().length === 0;
+  }
+
+  get held(): ReadonlySet<number> {
+    return this.#held;
   }
 
   place(): FeedPlace {
@@ -99,11 +105,12 @@ export class CatchUp {
     if (known !== undefined) return known;
     const cursor = await answered(this.#pages.locate(partition, this.#position(partition)));
     this.#cursors.set(partition, cursor);
+    this.#held.add(partition);
     return cursor;
   }
 
   #behind(): number[] {
-    return this.#ring.behind({ time: this.#time, positions: this.#positions, snapshot: '' });
+    return this.#ring.behind({ time: this.#time, positions: this.#positions, snapshot: '' }, this.#held);
   }
 
   #position(partition: number): Position {

@@ -115,7 +115,7 @@ test('any interleaving of changes, cuts and instances: each change once, in its 
   let made = 0;
   while (got.length < total) {
     const { broadcast } = instances[random(3)] ?? instances[0]!;
-    const f = open(broadcast, { since: cursor });
+    const f = open(broadcast, { since: cursor && (await broadcast.resume(cursor)) });
     await f.received(1);
     for (let step = 0; step < 6; step++) {
       for (let i = random(20); i > 0 && made < total; i--) log.append(log.make({ key: `k${made++}` }));

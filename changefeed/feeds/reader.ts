@@ -24,10 +24,11 @@ export class RingReader {
 
   /**
    * Begins right behind `since`, or behind the newest change.
+   * @param held partitions of which the log holds everything after `since` (Ring.behind)
    * @throws CongerError PositionGone where the ring does not reach back to `since`
    */
-  constructor(ring: Ring, since?: FeedPlace) {
-    if (since !== undefined && !ring.reaches(since)) throw gone('the cursor is no longer held');
+  constructor(ring: Ring, since?: FeedPlace, held?: ReadonlySet<number>) {
+    if (since !== undefined && !ring.reaches(since, held)) throw gone('the cursor is no longer held');
     const place = since ?? ring.end();
     this.#ring = ring;
     this.#epoch = ring.epoch;

@@ -132,18 +132,24 @@ export class Ring {
   }
 
   /** Whether everything after `place` is held, or is yet to come. */
-  reaches(place: FeedPlace): boolean {
-    return this.knows(place) && this.behind(place).length === 0;
+  reaches(place: FeedPlace, held?: ReadonlySet<number>): boolean {
+    return this.knows(place) && this.behind(place, held).length === 0;
   }
 
-  /** The partitions of which it does not hold everything after `place`. */
-  behind(place: FeedPlace): number[] {
+  /**
+   * The partitions of which it does not hold everything after `place`. Of the partitions in `held` the log itself held
+   * everything after the place at some time after this ring had caught up. A position before all that the log ever had
+   * may be one of another log, so there the log has to be asked.
+   */
+  behind(place: FeedPlace, held?: ReadonlySet<number>): number[] {
     const recent = place.time >= this.#began - this.#limits.resumeMs;
     return [...place.positions.keys()].filter((partition) => {
       const floor = this.#floor[partition] ?? START;
-      if (floor !== START && (place.positions[partition] ?? START) >= floor) return false;
+      const position = place.positions[partition] ?? START;
+      if (floor !== START && position >= floor) return false;
       const begun = this.#begins[partition];
-      return !(begun === 'whole' || (begun === 'emptied' && recent));
+      if (begun === 'whole') return !(position === START || held?.has(partition) === true);
+      return !(begun === 'emptied' && recent);
     });
   }
 
