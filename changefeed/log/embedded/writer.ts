@@ -20,6 +20,8 @@ export interface EmbeddedWriterOptions {
 
 /** By this name a writer finds its predecessors. */
 const WRITER_NAME = 'conger log writer';
+/** Where PostgreSQL's warning comes from that it has stopped waiting for its standby. Its text is in the server's language. */
+const END_OF_WAIT = 'SyncRepWaitForLSN';
 /** How long a predecessor's backend may take to end. */
 const TERMINATION_MS = 5_000;
 
@@ -37,6 +39,8 @@ const TRIM_EVERY = 10_000;
 export class EmbeddedWriter implements LogWriter {
   readonly #options: EmbeddedWriterOptions;
   #client: pg.Client | undefined;
+  /** PostgreSQL was told to wait no longer for the standby. */
+  #doubtful = false;
   #generation = 0n;
   #nextSeq = 0;
   /** The last append of this opening, and so all of them. */
@@ -57,6 +61,10 @@ export class EmbeddedWriter implements LogWriter {
       log: this.#options.log,
     });
     this.#client = client;
+    this.#doubtful = false;
+    client.on('notice', ({ routine }) => {
+      if (routine === END_OF_WAIT && this.#client === client) this.#doubtful = true;
+    });
     await ensureLog(client, this.#options.partitions);
     // The doorbell is only as good as the row it announces is durable.
     await client.query('SET synchronous_commit = on');
@@ -71,6 +79,8 @@ export class EmbeddedWriter implements LogWriter {
       'UPDATE conger_log_writer SET generation = generation + 1 RETURNING generation',
     );
     this.#generation = BigInt(taken.rows[0]?.generation ?? 0);
+    // Waited for its own commit, it has waited for all before it: what it finds in the table is durable as well.
+    this.#assertDurable();
     await failpoint('log.embedded.takeover.after');
     const { rows } = await client.query<{ position: string | null; seq: string | null }>(
       `SELECT last.position, last.seq
@@ -103,6 +113,7 @@ export class EmbeddedWriter implements LogWriter {
       await failpoint('log.embedded.append.before');
       client.query(statement);
       await statement.done;
+      this.#assertDurable();
       await failpoint('log.embedded.append.after');
     });
     this.#last = append;
@@ -122,6 +133,11 @@ export class EmbeddedWriter implements LogWriter {
     const impatience = setTimeout(() => this.#closing.abort(), TRIM_GRACE_MS);
     await Promise.all([this.#trimming, disconnect(client)]);
     clearTimeout(impatience);
+  }
+
+  /** @throws Error where a commit was answered that the standby may not have: it may be gone with the primary */
+  #assertDurable(): void {
+    if (this.#doubtful) throw new Error('the standby has not confirmed what was appended');
   }
 
   /** On a connection of its own, so that no append waits for it. */
