@@ -31,6 +31,7 @@ class Bench extends Watched {
   readonly running: Promise<void>;
   holdVisible: Promise<void> | undefined;
   holdAppend: Promise<void> | undefined;
+  mayNot: Error | undefined;
   fail: Error | undefined;
 
   constructor(tails: Position[] = ['']) {
@@ -40,6 +41,9 @@ class Bench extends Watched {
       visible: async (xids32) => {
         await this.holdVisible;
         return xids32.map((xid) => 2n ** 32n + BigInt(xid));
+      },
+      mayAppend: async () => {
+        if (this.mayNot !== undefined) throw this.mayNot;
       },
       append: async (records: readonly LogRecord[]) => {
         this.events.push(`append ${records.length}`);
@@ -174,6 +178,22 @@ test('behind an append that failed nothing is confirmed, and nothing more is sen
   await expect(bench.running).rejects.toThrow('disk full');
   expect(bench.events).toEqual(['append 1000', 'append 1000']);
   expect(bench.confirmed).toEqual([]);
+});
+
+test('where there may be no more appends the one in flight is finished, and confirmed', async () => {
+  const bench = new Bench();
+  const hold = gate();
+  bench.holdAppend = hold.closed;
+  const bodies = Array.from({ length: 1_000 }, (_, n) => String(n));
+  bench.pipeline.push(transaction(16, ...bodies));
+  await bench.until(() => bench.events.length === 1);
+  bench.mayNot = new Error('the seat was lost');
+  bench.pipeline.push(transaction(32, ...bodies));
+  for (let i = 0; i < 10; i++) await new Promise((resolve) => setImmediate(resolve));
+  hold.open();
+  await expect(bench.running).rejects.toThrow('the seat was lost');
+  expect(bench.events).toEqual(['append 1000']);
+  expect(bench.confirmed).toEqual([24n]);
 });
 
 test('a failed append ends the work, unconfirmed', async () => {
