@@ -9,8 +9,8 @@ import { isSilent } from './silence.ts';
 const BEAT_MS = 300;
 /** Silence after which the holder is taken for stopped. */
 const SILENT_MS = 1_250;
-/** Beats that may be due while one is not answered (5 s): then the connection is taken for broken, and the seat for lost. */
-const UNANSWERED_BEATS = 17;
+/** Beats that may be due while one is not answered (15 s): then the connection is taken for broken, and the seat for lost. */
+const UNANSWERED_BEATS = 50;
 
 /**
  * Takes the seat, also from a process that is stopped, or hangs, and so keeps its connections: its backend is ended
