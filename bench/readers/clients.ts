@@ -1,5 +1,5 @@
 import { connect, type Socket } from 'node:net';
-import { now } from './clock.ts';
+import { now } from '../feed/clock.ts';
 
 /** What the parent asks for; each is answered once it is done. */
 export type Order =

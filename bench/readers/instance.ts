@@ -4,7 +4,7 @@ import { openLogReader } from '../../changefeed/log/index.ts';
 import { loadConfig } from '../../runtime/config.ts';
 import { silentLogger } from '../../runtime/log.ts';
 import { createHttp } from '../../services/common/http.ts';
-import { now } from './clock.ts';
+import { now } from '../feed/clock.ts';
 
 /** What an instance has used so far. */
 export interface Usage {

@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import { CHANGE_PREFIX } from '../../changefeed/capture/assembler.ts';
+import { now } from '../feed/clock.ts';
 import { quantile } from '../quantile.ts';
-import { now } from './clock.ts';
 import type { Usage } from './instance.ts';
 import { type Clients, startClients, startInstance } from './processes.ts';
 
