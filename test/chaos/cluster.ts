@@ -54,6 +54,7 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
   const env: Record<string, string> = {
     CONGER_PARTITIONS: String(partitions),
     CONGER_CAPTURE_SLOT: name,
+    ...(fixtures.disks === undefined ? {} : { CONGER_CAPTURE_SPOOL: fixtures.disks.spool.directory }),
     ...(fixtures.kafka === undefined
       ? {}
       : {

@@ -43,6 +43,13 @@ export const disk: Readonly<Record<string, Fault>> = {
       }
     });
   },
+  /** That where captures keep large transactions: none fits on it, nor a part of one. */
+  spool: async (cluster, random) => {
+    const { spool } = disksOf(cluster);
+    await spool.fill();
+    await sleep(3_000 + random.below(4_000));
+    await spool.empty();
+  },
   /** That of the WAL: PostgreSQL panics, and cannot recover before there is room. */
   wal: async (cluster, random) => {
     const { wal } = disksOf(cluster);

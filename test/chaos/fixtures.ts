@@ -22,10 +22,11 @@ export interface Shape {
   readonly disks?: boolean;
 }
 
-/** Of a PostgreSQL's tables, and of its WAL. */
+/** Of a PostgreSQL's tables, of its WAL, and of the captures' large transactions. */
 export interface Disks {
   readonly tables: SmallDisk;
   readonly wal: SmallDisk;
+  readonly spool: SmallDisk;
 }
 
 /** What the runs of one shape share; each has a database, a slot and a topic of its own. */
@@ -103,7 +104,7 @@ class RunningFixtures implements Fixtures {
   async moveToDisks(): Promise<void> {
     const tables = await SmallDisk.make(96);
     const wal = await SmallDisk.make(256);
-    this.disks = { tables, wal };
+    this.disks = { tables, wal, spool: await SmallDisk.make(64) };
     const here = join(this.postgres.data, 'pg_wal');
     await this.postgres.kill('SIGKILL');
     const there = join(wal.directory, 'pg_wal');
@@ -129,6 +130,7 @@ class RunningFixtures implements Fixtures {
     await this.kafka?.heal();
     await this.disks?.tables.empty();
     await this.disks?.wal.empty();
+    await this.disks?.spool.empty();
     await this.postgres.kill('SIGCONT');
     await this.postgres.start();
     if (this.replicas !== undefined && this.replicas.standby()?.running !== true) {
@@ -162,5 +164,6 @@ class RunningFixtures implements Fixtures {
     await this.#servers.stop();
     await this.disks?.tables.remove();
     await this.disks?.wal.remove();
+    await this.disks?.spool.remove();
   }
 }

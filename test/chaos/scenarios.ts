@@ -226,9 +226,18 @@ export const scenarios: readonly Scenario[] = [
   {
     name: 'disk-full',
     what: 'the disks of PostgreSQL’s tables and WAL are full, until they are not',
-    faults: /^disk:/,
+    faults: /^disk:(tables|wal)$/,
     count: 2,
     plans: {},
+    disks: true,
+  },
+  {
+    name: 'spool-full',
+    what: 'the disk on which captures keep large transactions is full, until it is not',
+    faults: /^disk:spool$/,
+    count: 2,
+    plans: {},
+    padding: 20_000,
     disks: true,
   },
   {

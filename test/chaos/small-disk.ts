@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { chmod, chown, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -41,13 +41,18 @@ export class SmallDisk {
 
   /** Resolves when no byte is left. */
   async fill(): Promise<void> {
-    const block = Buffer.alloc(64 * 1024, 1);
-    for (let size = block.length; size >= 4096; size /= 16) {
-      try {
-        for (;;) await writeFile(join(this.#mount, 'ballast'), block.subarray(0, size), { flag: 'a' });
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
+    const ballast = await open(join(this.#mount, 'ballast'), 'w');
+    try {
+      for (let size = 1024 * 1024; size >= 4096; size /= 16) {
+        const block = Buffer.alloc(size, 1);
+        try {
+          for (;;) await ballast.writeFile(block);
+        } catch (error) {
+          if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
+        }
       }
+    } finally {
+      await ballast.close();
     }
   }
 
