@@ -17,6 +17,18 @@ export const failover: Readonly<Record<string, Fault>> = {
     await sleep(random.below(1_000));
     await postgres.addStandby();
   },
+  /** It dies when the standby has not heard from it for a while: nothing that only it knew may have been acknowledged. */
+  behind: async (cluster, random) => {
+    const postgres = await ready(cluster);
+    const standby = postgres.standby();
+    await standby?.kill('SIGSTOP');
+    await sleep(200 + random.below(800));
+    await postgres.killPrimary();
+    await standby?.kill('SIGCONT');
+    await postgres.promoteStandby();
+    await sleep(random.below(1_000));
+    await postgres.addStandby();
+  },
   /** It wakes up when another is the primary, and believes that it still is. */
   pause: async (cluster, random) => {
     const postgres = await ready(cluster);
