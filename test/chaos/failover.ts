@@ -17,14 +17,18 @@ export const failover: Readonly<Record<string, Fault>> = {
     await sleep(random.below(1_000));
     await postgres.addStandby();
   },
-  /** It dies when the standby has not heard from it for a while: nothing that only it knew may have been acknowledged. */
+  /**
+   * It dies when the standby has taken nothing from it for a while, and what was on the way is lost: nothing of that may
+   * have been acknowledged.
+   */
   behind: async (cluster, random) => {
     const postgres = await ready(cluster);
     const standby = postgres.standby();
     await standby?.kill('SIGSTOP');
     await sleep(200 + random.below(800));
     await postgres.killPrimary();
-    await standby?.kill('SIGCONT');
+    await standby?.kill('SIGKILL');
+    await standby?.start();
     await postgres.promoteStandby();
     await sleep(random.below(1_000));
     await postgres.addStandby();
