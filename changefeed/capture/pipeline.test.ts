@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import { Watched } from '../testing/until.ts';
 import type { LogRecord, Position } from '../types.ts';
 import { Assembler, type CapturedTransaction, CHANGE_PREFIX } from './assembler.ts';
@@ -84,6 +84,41 @@ test('transactions are appended in order, with their full ids, and then confirme
   await bench.until(() => bench.confirmed.includes(40n));
   expect(bench.appended).toEqual(['a', 'b', 'c']);
   expect(bench.xids).toEqual(['4294967312', '4294967312', '4294967328']);
+  bench.pipeline.stop();
+  await bench.running;
+});
+
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+test('behind an append of many records changes gather for 10 ms, and behind one of few they do not', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
+  const bench = new Bench();
+  bench.pipeline.push(transaction(16, ...'abcdefghi'));
+  await bench.until(() => bench.confirmed.includes(24n));
+  for (const lsn of [32, 48]) {
+    bench.pipeline.push(transaction(lsn, 'x'));
+    await vi.advanceTimersByTimeAsync(4);
+  }
+  expect(bench.events).toEqual(['append 9']);
+  await vi.advanceTimersByTimeAsync(2);
+  expect(bench.events).toEqual(['append 9', 'append 2']);
+  await bench.until(() => bench.confirmed.includes(56n));
+  bench.pipeline.push(transaction(64, 'y'));
+  await vi.advanceTimersByTimeAsync(0);
+  expect(bench.events).toEqual(['append 9', 'append 2', 'append 1']);
+  bench.pipeline.stop();
+  await bench.running;
+});
+
+test('a full batch does not gather', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
+  const bench = new Bench();
+  const many = Array.from({ length: 1_000 }, (_, i) => `${i}`);
+  for (const lsn of [16, 32, 48]) bench.pipeline.push(transaction(lsn, ...many));
+  await bench.until(() => bench.confirmed.includes(56n));
+  expect(bench.events).toEqual(['append 1000', 'append 1000', 'append 1000']);
   bench.pipeline.stop();
   await bench.running;
 });

@@ -9,6 +9,12 @@ import type { CapturedRecord, CapturedTransaction, LargeTransaction } from './as
 const BATCH_RECORDS = 1_000;
 const BATCH_BYTES = 1024 * 1024;
 const IN_FLIGHT = 2;
+/**
+ * Every append costs the capture, PostgreSQL and the log about as much as some 30 records do. So one of more records than
+ * a few is a sign of load, and what comes behind it gathers for this long from its beginning on, in milliseconds.
+ */
+const FEW_RECORDS = 8;
+const GATHER_MS = 10;
 /** Bytes of bodies that may wait before the stream is paused, and below which it goes on. */
 const HIGH_WATER = 8 * 1024 * 1024;
 const LOW_WATER = 4 * 1024 * 1024;
@@ -34,7 +40,8 @@ export interface PipelineOptions {
  * An LSN is confirmed only when every record before it is in the log.
  *
  * While an append is in flight the next batch gathers. Where that is full before the append is over, it is sent behind it,
- * so that a backlog keeps the log busy while the capture prepares what comes next.
+ * so that a backlog keeps the log busy while the capture prepares what comes next. A change that comes alone is sent at
+ * once; under load there are few appends, and large ones.
  */
 export class Pipeline {
   readonly #options: PipelineOptions;
@@ -47,6 +54,8 @@ export class Pipeline {
   /** A batch is being taken from the queue. Until `run`, too: what comes before it waits, and is not confirmed either. */
   #working = true;
   #inFlight = 0;
+  /** No batch is taken before this moment (of performance.now) unless it is a full one. */
+  #gatherUntil = 0;
   /** The last append, and so all of them. */
   #landed: Promise<void> = Promise.resolve();
   #failed = false;
@@ -72,7 +81,7 @@ export class Pipeline {
       this.#paused = true;
       this.#options.pause();
     }
-    this.#wake?.();
+    if (this.#isDue()) this.#wake?.();
   }
 
   /** Every transaction that was committed before `lsn` has been pushed. */
@@ -107,19 +116,22 @@ export class Pipeline {
     this.#wake?.();
   }
 
-  /** Whether to take a batch from the queue: whatever is there, or a full one while others are in flight. */
+  /** Whether to take a batch from the queue: whatever has gathered, or a full one while others are in flight. */
   #isDue(): boolean {
-    if (this.#inFlight === 0) return this.#queue.length > 0;
-    return (
-      this.#inFlight < IN_FLIGHT && (this.#queuedRecords >= BATCH_RECORDS || this.#queuedBytes >= BATCH_BYTES)
-    );
+    if (this.#queuedRecords >= BATCH_RECORDS || this.#queuedBytes >= BATCH_BYTES) {
+      return this.#inFlight < IN_FLIGHT;
+    }
+    return this.#inFlight === 0 && this.#queue.length > 0 && performance.now() >= this.#gatherUntil;
   }
 
-  /** Resolves when something has come, has landed or has failed. */
-  #change(): Promise<void> {
-    return new Promise((resolve) => {
+  /** Resolves when something has come, has gathered, has landed or has failed. */
+  async #change(): Promise<void> {
+    const gathering = this.#gatherUntil - performance.now();
+    const timer = gathering > 0 ? setTimeout(() => this.#wake?.(), Math.ceil(gathering)) : undefined;
+    await new Promise<void>((resolve) => {
       this.#wake = resolve;
     });
+    clearTimeout(timer);
   }
 
   async #work(signal: AbortSignal): Promise<void> {
@@ -238,6 +250,7 @@ export class Pipeline {
     this.#queue = this.#queue.slice(n);
     for (const transaction of batch) this.#queuedBytes -= weightOf(transaction);
     this.#queuedRecords -= records;
+    this.#gatherUntil = records > FEW_RECORDS ? performance.now() + GATHER_MS : 0;
     return batch;
   }
 
