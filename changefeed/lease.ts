@@ -1,14 +1,16 @@
 import { messageOf } from '../runtime/errors.ts';
 import { destroy } from '../runtime/postgres/host-watch.ts';
 import { pause } from './backoff.ts';
+import { Patience } from './patience.ts';
 import { type ConnectOptions, connect, disconnect } from './postgres.ts';
 import { type Seat, takeSeat } from './seat.ts';
 import { isSilent } from './silence.ts';
 
 /** How often who holds a seat says that it lives, and how often who waits for the seat looks. */
 const BEAT_MS = 300;
-/** Silence after which the holder is taken for stopped. */
+/** Silence after which the holder is taken for stopped, and the most that this becomes. */
 const SILENT_MS = 1_250;
+const MOST_SILENT_MS = 20_000;
 /** Beats that may be due while one is not answered (15 s): then the connection is taken for broken, and the seat for lost. */
 const UNANSWERED_BEATS = 50;
 
@@ -19,10 +21,16 @@ const UNANSWERED_BEATS = 50;
  *
  * What the holder says is an empty query, which has no snapshot and no transaction id. Nobody is told when nothing is
  * said, so the one who waits has to look: it alone does, with one query each time.
+ * @param patience kept by who takes the lease again and again
  */
-export async function takeLease(options: ConnectOptions, name: string, signal: AbortSignal): Promise<Lease> {
+export async function takeLease(
+  options: ConnectOptions,
+  name: string,
+  signal: AbortSignal,
+  patience = newPatience(),
+): Promise<Lease> {
   const seated = new AbortController();
-  const watching = watch(options, name, AbortSignal.any([signal, seated.signal]));
+  const watching = watch(options, name, patience, AbortSignal.any([signal, seated.signal]));
   try {
     const seat = await takeSeat(options, name, signal);
     return new Beating(seat);
@@ -30,6 +38,10 @@ export async function takeLease(options: ConnectOptions, name: string, signal: A
     seated.abort();
     await watching;
   }
+}
+
+export function newPatience(): Patience {
+  return new Patience(SILENT_MS, MOST_SILENT_MS);
 }
 
 /** A seat whose holder is heard of. */
@@ -92,7 +104,12 @@ class Beating implements Lease {
 }
 
 /** Ends whoever holds the seat in silence, until `signal`. */
-async function watch(options: ConnectOptions, name: string, signal: AbortSignal): Promise<void> {
+async function watch(
+  options: ConnectOptions,
+  name: string,
+  patience: Patience,
+  signal: AbortSignal,
+): Promise<void> {
   await pause(BEAT_MS, signal);
   while (!signal.aborted) {
     try {
@@ -101,7 +118,8 @@ async function watch(options: ConnectOptions, name: string, signal: AbortSignal)
       signal.addEventListener('abort', hangUp, { once: true });
       try {
         while (!signal.aborted) {
-          await isSilent(client, name, { silentMs: SILENT_MS, end: true, log: options.log });
+          const silentMs = patience.ms;
+          if (await isSilent(client, name, { silentMs, end: true, log: options.log })) patience.tried();
           await pause(BEAT_MS, signal);
         }
       } finally {

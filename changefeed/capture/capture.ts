@@ -4,7 +4,7 @@ import { failpoint } from '../../runtime/failpoints.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { type SlotWal, slotWal, WalBudget } from '../../runtime/postgres/slot-wal.ts';
 import { Backoff } from '../backoff.ts';
-import { type Lease, takeLease } from '../lease.ts';
+import { type Lease, newPatience, takeLease } from '../lease.ts';
 import { lsnToBigint } from '../position.ts';
 import { connect, disconnect, ended } from '../postgres.ts';
 import type { LogRecord, LogWriter, Position } from '../types.ts';
@@ -62,6 +62,7 @@ export class Capture {
   #position: Position = '';
   #control: pg.Client | undefined;
   readonly #parts = new Parts();
+  readonly #patience = newPatience();
 
   constructor(options: CaptureOptions) {
     this.#options = options;
@@ -110,6 +111,7 @@ export class Capture {
           this.#connection('seat'),
           `conger_seat_capture_${this.#options.slot}`,
           signal,
+          this.#patience,
         );
         try {
           await this.#hold(seat, writer, signal, () => backoff.reset());
