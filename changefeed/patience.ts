@@ -1,10 +1,11 @@
-/** How long an ended holder is remembered, in milliseconds. */
+/** How long an ended holder is remembered, in milliseconds, and how many of them say nothing yet. */
 const OF_LATE_MS = 60_000;
+const USUAL = 3;
 
 /**
- * How long a holder may be silent before it is ended: twice as long for each one that was ended within the last minute.
- * Where nothing is stopped and the machine is only slow, two processes would else take a seat from each other for ever,
- * and nobody would get to work.
+ * How long a holder may be silent before it is ended: twice as long for each one beyond three that was ended within
+ * the last minute. Where nothing is stopped and the machine is only slow, two processes would else take a seat from each
+ * other for ever, and nobody would get to work.
  */
 export class Patience {
   readonly #leastMs: number;
@@ -19,7 +20,7 @@ export class Patience {
   get ms(): number {
     const now = performance.now();
     this.#ended = this.#ended.filter((time) => now - time < OF_LATE_MS);
-    return Math.min(this.#leastMs * 2 ** this.#ended.length, this.#mostMs);
+    return Math.min(this.#leastMs * 2 ** Math.max(0, this.#ended.length - USUAL), this.#mostMs);
   }
 
   /** A holder was ended. */
