@@ -252,13 +252,15 @@ test('readers who want a snapshot at the same time share one, and each sees ever
   expect(find).toHaveBeenCalledTimes(1);
 });
 
-test('no more than four snapshots are held at once, and who does not take one makes room', async () => {
+test('no more than four snapshots are held at once, and who does not take one makes room', {
+  timeout: 60_000,
+}, async () => {
   const log = new TestLog(1);
   const kv = new TestKv();
   for (let i = 0; i < 300; i++) await kv.put('things', `k${i}`, { name: 'n', pad: i });
   const present = () => ({ shown: 'x'.repeat(100_000) });
   const resources = { thing: { bucket: 'things', all: '(name=*)', index, present } };
-  const one = await instance(log, kv, {}, { resources, stuckMs: 1_000 });
+  const one = await instance(log, kv, {}, { resources, stuckMs: 5_000 });
   const find = kv.find.bind(kv);
   const readers: number[] = [];
   vi.spyOn(kv, 'find').mockImplementation(async (...args: Parameters<typeof find>) => {
@@ -320,7 +322,7 @@ test('over a websocket: the same lines, a message each, for as long as the clien
   const log = new TestLog(1);
   const kv = new TestKv();
   await kv.put('things', 'a', { name: 'a' });
-  const one = await instance(log, kv, {}, { pingMs: 50 });
+  const one = await instance(log, kv, {}, { pingMs: 500 });
   const { made, lines, closed } = await socket(one, {
     resource: 'thing',
     snapshot: 'true',
