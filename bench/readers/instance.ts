@@ -4,6 +4,7 @@ import { openLogReader } from '../../changefeed/log/index.ts';
 import { loadConfig } from '../../runtime/config.ts';
 import { silentLogger } from '../../runtime/log.ts';
 import { createHttp } from '../../services/common/http.ts';
+import { backlog } from '../../services/common/service.ts';
 import { now } from '../feed/clock.ts';
 
 /** What an instance has used so far. */
@@ -69,7 +70,7 @@ process.on('message', async () => {
   arrivals = [];
   process.send?.(usage);
 });
-process.send?.({ url: await app.listen({ host: '127.0.0.1', port: 0 }) });
+process.send?.({ url: await app.listen({ host: '127.0.0.1', port: 0, backlog }) });
 process.once('disconnect', () => process.exit());
 
 type Rest<F> = F extends (first: never, ...rest: infer R) => unknown ? R : never;

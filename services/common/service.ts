@@ -32,6 +32,12 @@ export interface ServiceContext {
 }
 
 /**
+ * Connections that may wait to be accepted (Linux allows 4,096, Node asks for 511). When an instance dies its readers come
+ * to another one together, and who finds no room is heard again only after TCP's pauses of 1, 3, 7 s and more.
+ */
+export const backlog = 4_096;
+
+/**
  * The frame of every service: connects the KV tier and the log, lets `setup` add routes and consumers, listens, and
  * only then is ready. On shutdown it stops answering first, and lets go of the KV tier last.
  */
@@ -39,8 +45,8 @@ export function runService(name: ServiceName, setup: (context: ServiceContext) =
   void runProcess(name, async (runtime) => {
     const context = await createServiceContext(name, runtime);
     await setup(context);
-    const url = await context.app.listen({ host: runtime.config.host, port: runtime.config.port });
-    return { urls: [url] };
+    const { host, port } = runtime.config;
+    return { urls: [await context.app.listen({ host, port, backlog })] };
   });
 }
 
