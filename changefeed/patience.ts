@@ -1,9 +1,9 @@
 /** How long an ended holder is remembered, in milliseconds, and how many of them say nothing yet. */
 const OF_LATE_MS = 60_000;
-const USUAL = 3;
+const USUAL = 10;
 
 /**
- * How long a holder may be silent before it is ended: twice as long for each one beyond three that was ended within
+ * How long a holder may be silent before it is ended: twice as long for each one beyond ten that was ended within
  * the last minute. Where nothing is stopped and the machine is only slow, two processes would else take a seat from each
  * other for ever, and nobody would get to work.
  */
