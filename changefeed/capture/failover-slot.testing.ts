@@ -16,20 +16,6 @@ export interface LogOnReplicas {
   reader(postgres: string): Promise<LogReader>;
 }
 
-/** Resolves once the standby has the slot and may go on from it. */
-async function untilSynchronised(postgres: ReplicatedPostgres): Promise<void> {
-  for (;;) {
-    // The slot of the primary has to move on for the standby to take it over.
-    await postgres.primary().query('SELECT pg_log_standby_snapshot()');
-    const slots = await postgres.standby()?.query(
-      `SELECT FROM pg_replication_slots
-        WHERE slot_name = 'conger' AND synced AND NOT temporary AND invalidation_reason IS NULL`,
-    );
-    if (slots?.length === 1) return;
-    await sleep(100);
-  }
-}
-
 /** Writes changes one after the other, each with a row, until `stop`; answers those that were acknowledged. */
 async function write(postgres: ReplicatedPostgres, writer: number, stop: AbortSignal): Promise<string[]> {
   const acknowledged: string[] = [];
@@ -91,7 +77,7 @@ async function surviveWith(postgres: ReplicatedPostgres, capture: Capture, reade
   const writing = Array.from({ length: writers }, (_, writer) => write(postgres, writer, stop.signal));
   for (let failover = 0; failover < 2; failover++) {
     if (postgres.standby() === undefined) await postgres.addStandby();
-    await untilSynchronised(postgres);
+    await postgres.untilSynchronised('conger');
     const before = seen.count;
     await seen.until(() => seen.count > before + 200);
     await postgres.killPrimary();
