@@ -2,6 +2,7 @@ import pg from 'pg';
 import { CongerError } from '../../runtime/errors.ts';
 import { failpoint } from '../../runtime/failpoints.ts';
 import type { Logger } from '../../runtime/log.ts';
+import { isEndOfWait } from '../../runtime/postgres/end-of-wait.ts';
 import { openPrimaryFinder, type PrimaryFinder } from '../../runtime/postgres/primary.ts';
 import { Connections, unreachable } from './connections.ts';
 import { schemaName } from './identifiers.ts';
@@ -53,11 +54,6 @@ export function isConnectionLoss(error: unknown): boolean {
   return lostCodes.test(code) || lostMessages.test(error.message);
 }
 
-/**
- * PostgreSQL says with a warning, and then answers as after any commit, that it has stopped waiting for the standby. The
- * warning has no SQLSTATE of its own and its text is in the server's language: what tells it is where it comes from.
- */
-const endOfWait = 'SyncRepWaitForLSN';
 /** Connections whose last commit PostgreSQL stopped waiting for its standby for: it may not be durable. */
 const doubtful = new WeakSet<object>();
 
@@ -92,7 +88,7 @@ export function openDatabase(postgres: string, poolSize: number, log: Logger): D
     connections.pool.on('connect', (client) => {
       client.on('error', (error: Error) => log.debug({ err: error }, 'a connection to PostgreSQL broke'));
       client.on('notice', (notice) => {
-        if (notice.routine === endOfWait) doubtful.add(client);
+        if (isEndOfWait(notice)) doubtful.add(client);
       });
     });
     return connections;

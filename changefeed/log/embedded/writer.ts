@@ -2,6 +2,7 @@ import type pg from 'pg';
 import { messageOf } from '../../../runtime/errors.ts';
 import { failpoint } from '../../../runtime/failpoints.ts';
 import type { Logger } from '../../../runtime/log.ts';
+import { isEndOfWait } from '../../../runtime/postgres/end-of-wait.ts';
 import { connect, disconnect } from '../../postgres.ts';
 import type { LogRecord, LogWriter, Position } from '../../types.ts';
 import { COPY_COLUMNS, CopyStatement, encodeCopy } from './copy.ts';
@@ -20,8 +21,6 @@ export interface EmbeddedWriterOptions {
 
 /** By this name a writer finds its predecessors. */
 const WRITER_NAME = 'conger log writer';
-/** Where PostgreSQL's warning comes from that it has stopped waiting for its standby. Its text is in the server's language. */
-const END_OF_WAIT = 'SyncRepWaitForLSN';
 /** How long a predecessor's backend may take to end. */
 const TERMINATION_MS = 5_000;
 
@@ -62,8 +61,8 @@ export class EmbeddedWriter implements LogWriter {
     });
     this.#client = client;
     this.#doubtful = false;
-    client.on('notice', ({ routine }) => {
-      if (routine === END_OF_WAIT && this.#client === client) this.#doubtful = true;
+    client.on('notice', (notice) => {
+      if (isEndOfWait(notice) && this.#client === client) this.#doubtful = true;
     });
     await ensureLog(client, this.#options.partitions);
     // The doorbell is only as good as the row it announces is durable.
