@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createKv } from '../../kvstore/client.ts';
-import { messageOf } from '../../runtime/errors.ts';
 import { silentLogger } from '../../runtime/log.ts';
 import type { ReplicatedPostgres } from '../fixtures/replicated-postgres.ts';
+import { until } from '../until.ts';
 import type { Cluster } from './cluster.ts';
 import type { Fault } from './faults.ts';
 import { ledgerBucket } from './resources.ts';
@@ -93,19 +93,4 @@ async function goneOver({ kvstores, fixtures, config }: Cluster): Promise<void> 
     );
     return slots.length === 1;
   });
-}
-
-/** Waits until `done` answers true; an error counts as not yet. */
-async function until(what: string, done: () => Promise<boolean>): Promise<void> {
-  const end = performance.now() + 30_000;
-  let last: unknown;
-  while (performance.now() < end) {
-    try {
-      if (await done()) return;
-    } catch (error) {
-      last = error;
-    }
-    await sleep(20);
-  }
-  throw new Error(`not within 30 s: ${what}${last === undefined ? '' : ` (${messageOf(last)})`}`);
 }

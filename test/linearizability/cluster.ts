@@ -1,6 +1,5 @@
 import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { FastConnection } from '../../kvstore/fast/connection.ts';
 import { type KvstoreProcess, spawnKvstore } from '../fixtures/kvstore.ts';
 import { startProxy, type TcpProxy } from '../fixtures/proxy.ts';
@@ -96,19 +95,4 @@ export async function startCluster(options: {
     throw error;
   }
   return { postgres, servers, stop };
-}
-
-/** Waits until `done` answers true; an error counts as not yet. */
-export async function until(what: string, done: () => Promise<boolean>, patienceMs = 30_000): Promise<void> {
-  const end = performance.now() + patienceMs;
-  let last: unknown;
-  for (;;) {
-    try {
-      if (await done()) return;
-    } catch (error) {
-      last = error;
-    }
-    if (performance.now() > end) throw new Error(`not within ${patienceMs} ms: ${what}`, { cause: last });
-    await sleep(20);
-  }
 }

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { until } from '../until.ts';
 import { probeBucket } from './client.ts';
-import { type Server, until } from './cluster.ts';
+import type { Server } from './cluster.ts';
 import type { Fault } from './faults.ts';
 
 /**

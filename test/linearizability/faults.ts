@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Random } from '../random.ts';
+import { until } from '../until.ts';
 import { bucket, type Client } from './client.ts';
-import { type Cluster, until } from './cluster.ts';
+import type { Cluster } from './cluster.ts';
 import { failover, unfenced } from './failover.ts';
 import { stopProcess, wakeProcess } from './stopped.ts';
 

@@ -1,8 +1,9 @@
 import { isDeepStrictEqual } from 'node:util';
 import { etagOf } from '../../kvstore/store/etag.ts';
 import type { Random } from '../random.ts';
+import { until } from '../until.ts';
 import { bucket, Client, type Recorder } from './client.ts';
-import { type Cluster, until } from './cluster.ts';
+import type { Cluster } from './cluster.ts';
 import type { Operation } from './history.ts';
 
 interface Row {
