@@ -217,7 +217,7 @@ export class Capture {
       const early = await Promise.race([stream.begun.then(() => 'begun' as const), over]);
       if (early === undefined) return;
       if (early !== 'begun') throw new Error(early);
-      unwatch = this.#watch(control, () => lsnToBigint(reading.confirmed), giveUp);
+      unwatch = this.#watch(control, reading, giveUp);
       await failpoint('capture.stream.after');
       await checkEpoch(control, slot, this.#epoch);
       const opening = openings(this.#epoch, tails);
@@ -243,7 +243,7 @@ export class Capture {
       if (!signal.aborted && !seated) {
         // Without a seat an append in flight is the next owner's to fence, and nothing to wait for: it may take for ever.
         await seat.leave();
-        await close();
+        await Promise.all([stream?.close(), close()]);
       }
       await work?.catch(() => undefined);
       room.close();
@@ -267,12 +267,16 @@ export class Capture {
    * word, so who captures asks. Answers how to end that. `giveUp` is called where the stream has to begin anew, or
    * does not come any more.
    */
-  #watch(control: pg.Client, confirmed: () => bigint, giveUp: (error: Error) => void): () => void {
+  #watch(control: pg.Client, stream: ReplicationStream, giveUp: (error: Error) => void): () => void {
     const look = async () => {
       const wal = await slotWal(control, this.#options.slot);
       if (wal?.active !== true) giveUp(new Error('PostgreSQL does not read the slot any more'));
       if (wal !== undefined) this.#budget.judge(wal);
-      if (await this.#parts.allowAgain(control, confirmed())) {
+      if (wal?.status === 'unreserved' && stream.paused) {
+        // PostgreSQL's checkpoint waits for a walsender that it ends, and that one for us to read why.
+        giveUp(new Error('PostgreSQL needs the WAL of the slot, and the log takes nothing'));
+      }
+      if (await this.#parts.allowAgain(control, lsnToBigint(stream.confirmed))) {
         giveUp(new StreamAnewError('large transactions may come in parts again', []));
       }
     };

@@ -7,7 +7,7 @@ import { parsePosition } from '../position.ts';
 import { Watched } from '../testing/until.ts';
 import type { LogWriter } from '../types.ts';
 import { Capture } from './capture.ts';
-import { emit, query, untilAppended } from './wal.testing.ts';
+import { emit, query, untilAppended, untilWalsenderWaits } from './wal.testing.ts';
 
 const partitions = 2;
 
@@ -33,7 +33,7 @@ let told: Lines;
 beforeEach(async () => {
   hold = undefined;
   told = new Lines();
-  server = await startPostgres({ max_slot_wal_keep_size: '1MB', min_wal_size: '32MB', max_wal_size: '32MB' });
+  server = await startPostgres({ max_slot_wal_keep_size: '1MB', max_wal_size: '4GB' });
   client = new pg.Client(server.url);
   await client.connect();
   const log = pino({}, told);
@@ -87,6 +87,8 @@ async function untilStatus(status: string): Promise<void> {
     const [row] = await query(server.url, 'SELECT wal_status FROM pg_replication_slots');
     if (row?.wal_status === status) return;
     await writeWal(4);
+    // When PostgreSQL gives slots up; no other one comes, with so much room for WAL.
+    await client.query('CHECKPOINT');
   }
 }
 
@@ -145,17 +147,13 @@ test('a log that takes nothing is warned of, and when PostgreSQL then gives the 
   // The rest of it never comes: it is in WAL that is gone.
   const big = 'y'.repeat(500_000);
   for (let n = 0; n < 80; n++) await change(big);
+  // From here on PostgreSQL can end the walsender only once the capture lets go of it.
+  await untilWalsenderWaits(client);
   await untilStatus('lost');
   release();
   await told.until(() => capture.status.epoch === 2 && capture.status.active);
   await change('after');
-  let lines: string[] = [];
-  while (!lines.includes('2 after')) {
-    await untilAppended(server.url, 2 + partitions);
-    lines = await logged();
-  }
-  const second = lines.findIndex((line) => line.startsWith('2'));
-  expect(lines[0]).toBe('1 before');
-  expect(lines.slice(0, second).every((line) => line.startsWith('1'))).toBe(true);
-  expect(lines.slice(second)).toEqual(['2 ', '2 ', '2 after']);
+  await untilAppended(server.url, 1 + partitions);
+  // What waited to be appended is lost with the rest: the capture let go of everything before PostgreSQL did.
+  expect(await logged()).toEqual(['2 ', '2 ', '2 after']);
 });

@@ -106,6 +106,10 @@ export class ReplicationStream {
     this.#whilePaused = setInterval(() => this.#sendStatus(), PAUSED_STATUS_MS);
   }
 
+  get paused(): boolean {
+    return this.#whilePaused !== undefined;
+  }
+
   resume(): void {
     if (this.#whilePaused === undefined) return;
     clearInterval(this.#whilePaused);

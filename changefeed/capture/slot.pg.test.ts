@@ -7,9 +7,10 @@ import { createEmbeddedWriter } from '../log/embedded/index.ts';
 import { formatPosition, lsnToBigint } from '../position.ts';
 import type { Position } from '../types.ts';
 import { Capture } from './capture.ts';
-import { ensureSlot, epochAfter } from './slot.ts';
+import { ReplicationStream } from './replication.ts';
+import { ensureSlot, epochAfter, freeSlot } from './slot.ts';
 import { type HistoryOf, histories } from './timeline.ts';
-import { query } from './wal.testing.ts';
+import { emit, query, untilWalsenderWaits } from './wal.testing.ts';
 
 const log = silentLogger();
 
@@ -169,5 +170,24 @@ test('a log that has what the promoted standby never had opens a new epoch, howe
     await after.end();
   } finally {
     await postgres.stop();
+  }
+});
+
+test('a walsender whose client reads nothing any more is ended all the same', async () => {
+  await begin(['']);
+  const stream = await ReplicationStream.open({
+    ...{ postgres: server.url, slot: 'conger', publication: 'conger', streaming: true, log },
+    handler: { data: () => {}, keepalive: () => {} },
+  });
+  try {
+    await stream.begun;
+    stream.pause();
+    for (let n = 0; n < 40; n++) await emit(client, [{ partitionKey: 'k', body: 'y'.repeat(500_000) }]);
+    await untilWalsenderWaits(client);
+    await freeSlot(client, 'conger', log);
+    expect((await client.query('SELECT active FROM pg_replication_slots')).rows).toEqual([{ active: false }]);
+  } finally {
+    stream.resume();
+    await stream.close();
   }
 });

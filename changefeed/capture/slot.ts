@@ -6,8 +6,10 @@ import type { Position } from '../types.ts';
 import { currentTimeline, type HistoryOf, leftAt } from './timeline.ts';
 
 const FAILOVER_SLOTS_SINCE = 170_000;
-/** How long a walsender that was told to end may take. */
+/** How long a walsender that is told to end may take, */
 const TERMINATION_MS = 5_000;
+/** and how often it is told. */
+const TERMINATION_STEP_MS = 200;
 
 /**
  * Makes what the capture reads through, where it is missing: publication, slot, and the epoch that positions begin
@@ -109,14 +111,21 @@ export async function checkEpoch(client: pg.Client, slot: string, epoch: number)
   if (now !== epoch) throw new Error(`the slot was made anew meanwhile: epoch ${now} instead of ${epoch}`);
 }
 
-/** Ends a walsender that still holds the slot. Only for the owner of the slot's seat: no one else may be reading. */
+/**
+ * Ends a walsender that still holds the slot. Only for the owner of the slot's seat: no one else may be reading.
+ * Told once, a walsender first tells its client; where that has stopped reading it waits for ever. Told again, it ends.
+ */
 export async function freeSlot(client: pg.Client, slot: string, log: Logger): Promise<void> {
-  const { rows } = await client.query<{ pid: number; ended: boolean }>(
-    `SELECT active_pid AS pid, pg_terminate_backend(active_pid, ${TERMINATION_MS}) AS ended
-       FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`,
-    [slot],
-  );
-  for (const { pid, ended } of rows) log.warn({ slot, pid, ended }, 'ended an orphaned walsender');
+  const until = performance.now() + TERMINATION_MS;
+  for (let left = true; left && performance.now() < until; ) {
+    const { rows } = await client.query<{ pid: number; ended: boolean }>(
+      `SELECT active_pid AS pid, pg_terminate_backend(active_pid, ${TERMINATION_STEP_MS}) AS ended
+         FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`,
+      [slot],
+    );
+    left = rows.some(({ ended }) => !ended);
+    for (const { pid, ended } of rows) if (ended) log.warn({ slot, pid }, 'ended an orphaned walsender');
+  }
 }
 
 /**

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { random } from '../testing/random.ts';
 import { CHANGE_PREFIX } from './assembler.ts';
@@ -126,6 +127,12 @@ export async function logLines(url: string): Promise<Line[]> {
     `SELECT xid || ' ' || idx || ' ' || partition_key || ' ' || body AS line FROM conger_log ORDER BY seq`,
   );
   return rows.map((row) => row.line);
+}
+
+/** Resolves once a walsender has more to send than its client reads. */
+export async function untilWalsenderWaits(client: pg.Client): Promise<void> {
+  const waiting = `SELECT FROM pg_stat_activity WHERE backend_type = 'walsender' AND wait_event = 'WalSenderWriteData'`;
+  while ((await client.query(waiting)).rowCount === 0) await sleep(20);
 }
 
 /** Resolves once the log holds `count` records or more. */
