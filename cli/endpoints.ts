@@ -4,6 +4,7 @@ import { writeWhole } from './home.ts';
 
 /** endpoints.json: where a running datacenter's parts are. */
 export const endpointsSchema = z.object({
+  capture: z.array(z.string()),
   kvstore: z.array(z.string()),
   cnapi: z.array(z.string()),
   vmapi: z.array(z.string()),

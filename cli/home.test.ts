@@ -97,6 +97,7 @@ describe('endpoints.json', () => {
       vmapi: [],
       napi: [],
       fwapi: [],
+      capture: [],
       adminui: [],
       kafka: null,
       postgres: 'postgresql://127.0.0.1/conger',

@@ -84,6 +84,7 @@ export function locate(
   const http = (list: readonly number[]) => list.map((port) => `http://127.0.0.1:${port}`);
   const given = options.kafka ?? false;
   return {
+    capture: http(ports.captures),
     kvstore: ports.kvstore.map((port) => `tcp://127.0.0.1:${port}`),
     cnapi: http(ports.services.cnapi),
     vmapi: http(ports.services.vmapi),

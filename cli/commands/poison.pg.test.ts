@@ -20,7 +20,16 @@ beforeAll(async () => {
   member = await road.process();
   const link = await road.link();
   home = await mkdtemp(join(tmpdir(), 'conger-poison-'));
-  const none = { cnapi: [], vmapi: [], napi: [], fwapi: [], adminui: [], kafka: null, nodes: [] };
+  const none = {
+    capture: [],
+    cnapi: [],
+    vmapi: [],
+    napi: [],
+    fwapi: [],
+    adminui: [],
+    kafka: null,
+    nodes: [],
+  };
   const endpoints: Endpoints = { ...none, kvstore: [link.kvstore], postgres: road.postgres, processes: [] };
   await writeFile(join(home, 'endpoints.json'), JSON.stringify(endpoints));
 }, 60_000);

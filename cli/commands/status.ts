@@ -79,20 +79,20 @@ async function askAll(endpoints: Endpoints): Promise<Answer[]> {
       return ask(`postgres${i}`, host, reachTcp(hostname || '127.0.0.1', Number(port || 5432)));
     }),
     ...(endpoints.kafka ?? []).map((broker, i) => tcp(`kafka${i}`, `tcp://${broker}`)),
+    ...endpoints.capture.map((url, i) => ask(`capture${i}`, url, pingHttp(url))),
     ...endpoints.kvstore.map((url, i) => tcp(`kvstore${i}`, url)),
     ...[...replicated, 'adminui' as const].flatMap((service) =>
       endpoints[service].map((url, i) => ask(`${service}${i}`, url, pingHttp(url))),
     ),
   ];
   const asked = await Promise.all(answers);
-  // Captures and agents are not called by anyone: they answer by being there.
-  const running = endpoints.processes.filter(({ service }) => service === 'capture').map(({ name }) => name);
-  const captures = running.length > 0 ? running : ['capture0'];
-  const others = [...captures, ...endpoints.nodes.map((_, i) => `agent${i}`)].map((name) => {
+  // Agents are not called by anyone: they answer by being there.
+  const agents = endpoints.nodes.map((_, i) => {
+    const name = `agent${i}`;
     const pid = pidOf(name);
     return { name, where: '', pid, problem: pid !== undefined && isAlive(pid) ? undefined : 'does not run' };
   });
-  return [...asked, ...others];
+  return [...asked, ...agents];
 }
 
 async function run(args: string[]): Promise<number> {

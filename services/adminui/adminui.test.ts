@@ -14,7 +14,7 @@ import type { Health } from './models/health.ts';
 import { setupAdminui } from './setup.ts';
 
 const nothing = {
-  ...{ kvstore: [], cnapi: [], vmapi: [], napi: [], fwapi: [], adminui: [], kafka: null },
+  ...{ capture: [], kvstore: [], cnapi: [], vmapi: [], napi: [], fwapi: [], adminui: [], kafka: null },
   ...{ postgres: 'postgresql:///conger', nodes: [], processes: [] },
 };
 
@@ -107,6 +107,7 @@ describe('the instances', () => {
     const open = await listening(createTcpServer());
     const gone = await refused();
     await endpoints({
+      capture: [`http://${well}`, `http://${gone}`],
       kvstore: [`tcp://${open}`, `tcp://${gone}`],
       vmapi: [`http://${well}`, `http://${ill}`, `http://${gone}`],
       postgres: [open, gone].map((host) => `postgresql://conger:secret@${host}/conger`).join(),
@@ -124,7 +125,8 @@ describe('the instances', () => {
     expect(rows.map(({ name, pid, detail }) => [name, pid, detail])).toEqual([
       ['postgres0', null, null],
       ['postgres1', null, 'not running'],
-      ['capture0', null, 'not running'],
+      ['capture0', null, null],
+      ['capture1', null, 'not running'],
       ['kvstore0', null, null],
       ['kvstore1', null, 'not running'],
       ['vmapi0', 2, null],

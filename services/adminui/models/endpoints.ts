@@ -7,6 +7,7 @@ const urls = z.array(z.string());
 
 /** What adminui reads of endpoints.json. `processes` are those that run now, the lists all that should. */
 const endpointsSchema = z.object({
+  capture: urls,
   kvstore: urls,
   cnapi: urls,
   vmapi: urls,
@@ -61,7 +62,7 @@ export function partsOf(endpoints: Endpoints): Part[] {
   return [
     ...list('postgres', hostsOf(endpoints.postgres).map(hostOf), 'connect'),
     ...list('kafka', endpoints.kafka ?? [], 'connect'),
-    ...list('capture', [null], 'process'),
+    ...list('capture', endpoints.capture.map(hostOf), 'ping'),
     ...list('kvstore', endpoints.kvstore.map(hostOf), 'connect'),
     ...served,
     ...list(
