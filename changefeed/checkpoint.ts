@@ -62,6 +62,7 @@ export class Checkpoint {
   readonly #key: string;
   #value: CheckpointValue;
   #etag: string;
+  #inDoubt = false;
 
   private constructor(kv: Kv, key: string, value: CheckpointValue, etag: string) {
     this.#kv = kv;
@@ -101,6 +102,14 @@ export class Checkpoint {
     return this.#value;
   }
 
+  /**
+   * Whether a commit may have happened that was not seen to, or may happen yet. Who takes the checkpoint over makes it
+   * certain; until then nothing is to be computed or committed.
+   */
+  get inDoubt(): boolean {
+    return this.#inDoubt;
+  }
+
   /** Records that the bootstrap is done, together with what it wrote. @throws as `advance` */
   bootstrapped(ops: readonly BatchOp[]): Promise<void> {
     return this.#commit(ops, { ...this.#value, bootstrapped: true });
@@ -117,8 +126,8 @@ export class Checkpoint {
   /**
    * Commits `ops` and the new place in one batch.
    * @throws PartitionLostError where another assignment holds the partition: nothing was written
-   * @throws what the batch threw otherwise (EtagConflictError: one of `ops`): nothing was written, or the outcome is
-   * unknown, and it is safe to try again
+   * @throws what the batch threw otherwise (EtagConflictError: one of `ops`): nothing was written, and it is safe to try
+   * again, or the checkpoint is in doubt
    */
   advance(ops: readonly BatchOp[], { position, offset }: Cursor): Promise<void> {
     return this.#commit(ops, { ...this.#value, position, offset });
@@ -145,8 +154,12 @@ export class Checkpoint {
     this.#value = value;
   }
 
-  /** What became of a batch that failed, as the checkpoint itself tells: answers its etag where it was committed. */
+  /**
+   * What became of a batch that failed, as the checkpoint itself tells: answers its etag where it was committed. That
+   * it is as it was tells nothing where the outcome is unknown: the batch may be on its way.
+   */
   async #settle(value: CheckpointValue, error: unknown): Promise<string> {
+    this.#inDoubt = !isCongerError(error) || error.code === 'UnknownOutcomeError';
     await failpoint('checkpoint.settle.before');
     const found = await this.#kv.tryGet<unknown>(checkpointBucket, this.#key);
     if (found === undefined) throw new PartitionLostError(this.#key, 'nobody');
@@ -155,6 +168,7 @@ export class Checkpoint {
     const committed =
       now.owner === value.owner && now.position === value.position && now.bootstrapped === value.bootstrapped;
     if (!committed) throw new PartitionLostError(this.#key, now.owner);
+    this.#inDoubt = false;
     return found._etag;
   }
 }

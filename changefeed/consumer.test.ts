@@ -162,6 +162,52 @@ test('a commit whose answer was lost is not applied again', async () => {
   expect(await results()).toEqual(keys);
 });
 
+test.each([
+  ['cannot be reached', new CongerError('NoDatabasePeersError', 'no primary')],
+  ['cannot be read', new Error('no primary')],
+])(
+  'a commit whose answer was lost while the checkpoint %s: nothing is handled again',
+  async (_what, error) => {
+    const keys = fill(3);
+    const handled: string[] = [];
+    const m = await member('m', {
+      handle: async (changes) => {
+        handled.push(...changes.map(({ key }) => key));
+        return list(changes);
+      },
+    });
+    await m.assign(0);
+    const read = kv.tryGet.bind(kv);
+    kv.after = () => {
+      kv.after = undefined;
+      kv.tryGet = async () => {
+        throw error;
+      };
+      throw new CongerError('UnknownOutcomeError', 'the connection broke');
+    };
+    for (let i = 0; i < 3; i++) await expect(m.offer(0)).rejects.toThrow('no primary');
+    kv.tryGet = read;
+    await m.offer(0);
+    expect(handled).toEqual(keys);
+    expect(await results()).toEqual(keys);
+  },
+);
+
+test('a commit that was refused leaves the partition where it is', async () => {
+  const keys = fill(2);
+  const m = await member('m');
+  await m.assign(0);
+  const before = (await readCheckpoint(kv, 'lister', 0))?.owner;
+  kv.before = async () => {
+    kv.before = undefined;
+    throw new CongerError('OverloadedError', 'too many');
+  };
+  await expect(m.offer(0)).rejects.toThrow('too many');
+  await m.offer(0);
+  expect((await readCheckpoint(kv, 'lister', 0))?.owner).toBe(before);
+  expect(await results()).toEqual(keys);
+});
+
 test('a commit whose answer was lost, and another member after it: nothing twice', async () => {
   const keys = fill(6);
   const [a, b] = [await member('a'), await member('b')];

@@ -171,10 +171,15 @@ class GroupConsumer implements GroupHandler {
       if (this.#holdings.has(partition)) lagChanges.set(this.#labels(partition), changes);
   }
 
-  /** Lost, and still told of it: the group says that it is ours, so the other one is gone or about to be told. */
+  /**
+   * Lost, and still told of it: the group says that it is ours, so the other one is gone or about to be told. In doubt it
+   * is taken over anew, too: what was committed, and what was put aside, is then read.
+   */
   async #with(partition: number, work: (holding: Holding) => Promise<void>): Promise<void> {
     try {
-      await work(this.#holdings.get(partition) ?? (await this.#takeOver(partition)));
+      const holding = this.#holdings.get(partition);
+      const usable = holding !== undefined && !holding.checkpoint.inDoubt;
+      await work(usable ? holding : await this.#takeOver(partition));
     } catch (error) {
       if (error instanceof PartitionLostError) {
         this.#holdings.delete(partition);

@@ -182,7 +182,7 @@ export class Holding {
         await work();
         return undefined;
       } catch (error) {
-        if (error instanceof PartitionLostError || isAway(error)) throw error;
+        if (error instanceof PartitionLostError || isAway(error) || this.checkpoint.inDoubt) throw error;
         this.#events.failed(this.context.partition);
         if (once || tries >= maxTries) return { error, tries };
         this.log.warn(

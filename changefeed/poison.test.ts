@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { BatchOp } from '../kvstore/types.ts';
 import { CongerError } from '../runtime/errors.ts';
+import { armFailpoints } from '../runtime/failpoints.ts';
 import { silentLogger } from '../runtime/log.ts';
 import { metrics } from '../runtime/metrics.ts';
 import { readCheckpoint } from './checkpoint.ts';
@@ -26,6 +27,7 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
+  armFailpoints('');
   await Promise.all(started.splice(0).map((consumer) => consumer.stop()));
 });
 
@@ -202,6 +204,45 @@ test('a replay that is cut off anywhere is done once', async () => {
     expect(stored(poisonBucket)).toBe(0);
     expect(stored(requestBucket)).toBe(0);
   }
+});
+
+test('a change that went aside unknown to its consumer is still not overtaken', async () => {
+  poison.add('a1');
+  write('a', 'a1');
+  const m = await member('m', { maxTries: 1 });
+  armFailpoints('checkpoint.commit.after=error,checkpoint.settle.before=error');
+  await expect(m.offer(0)).rejects.toThrow('checkpoint.settle.before');
+  expect(stored(poisonBucket)).toBe(2);
+  poison.clear();
+  await m.offer(0);
+  write('a', 'a2');
+  await m.offer(0);
+  expect(await of('a')).toEqual([]);
+  expect(await listHeld(kv)).toMatchObject([{ partition_key: 'a', count: 2 }]);
+});
+
+test('a change that is put aside too late is not put aside at all', async () => {
+  poison.add('a1');
+  write('a', 'a1');
+  const m = await member('m');
+  const batch = kv.batch.bind(kv);
+  let late: readonly BatchOp[] = [];
+  kv.batch = async (ops) => {
+    kv.batch = batch;
+    late = ops;
+    throw new CongerError('UnknownOutcomeError', 'the connection broke');
+  };
+  await expect(m.offer(0)).rejects.toThrow('the connection broke');
+  poison.clear();
+  kv.before = async () => {
+    kv.before = undefined;
+    await batch(late).catch(() => undefined);
+  };
+  await m.offer(0);
+  write('a', 'a2');
+  await m.offer(0);
+  expect(await of('a')).toEqual(['a1', 'a2']);
+  expect(stored(poisonBucket)).toBe(0);
 });
 
 test('requests of other consumers, and of keys that nothing waits for, are passed over', async () => {
