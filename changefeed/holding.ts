@@ -267,8 +267,10 @@ export class Holding {
       this.#say(record, reason, 1);
       return { reason, tries: 1 };
     });
-    await this.effect(changes, (ops) => this.advance([...ops, ...plan.ops], place));
-    plan.done();
+    await this.effect(changes, async (ops) => {
+      await this.advance([...ops, ...plan.ops], place);
+      plan.done();
+    });
   }
 
   async #putAside(

@@ -221,6 +221,17 @@ test('a change that went aside unknown to its consumer is still not overtaken', 
   expect(await listHeld(kv)).toMatchObject([{ partition_key: 'a', count: 2 }]);
 });
 
+test('a key that is held is known with the commit, whatever fails behind it', async () => {
+  log.append({ ...log.make({ key: 'x', partitionKey: 'a' }), body: Buffer.from('{"v":1,') });
+  const m = await member('m');
+  armFailpoints('consumer.handle.after=error');
+  await expect(m.offer(0)).rejects.toThrow('consumer.handle.after');
+  write('a', 'a1');
+  await m.offer(0);
+  expect(await of('a')).toEqual([]);
+  expect(await listHeld(kv)).toMatchObject([{ partition_key: 'a', count: 2 }]);
+});
+
 test('a change that is put aside too late is not put aside at all', async () => {
   poison.add('a1');
   write('a', 'a1');

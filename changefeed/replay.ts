@@ -103,8 +103,10 @@ export class Replay {
     const { heldKeys, checkpoint } = this.#holding;
     const plan = heldKeys.take(heldKeys.get(key.partition_key) ?? key, held);
     const changes = await Promise.all(held.map((change) => this.#read(change)));
-    await this.#holding.effect(changes, (ops) => checkpoint.fence([...ops, ...plan.ops]));
-    plan.done();
+    await this.#holding.effect(changes, async (ops) => {
+      await checkpoint.fence([...ops, ...plan.ops]);
+      plan.done();
+    });
   }
 
   /** The change as it was; one that was too large to be kept, as its object is now. */
