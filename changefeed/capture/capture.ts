@@ -5,7 +5,6 @@ import type { Logger } from '../../runtime/log.ts';
 import { type SlotWal, slotWal, WalBudget } from '../../runtime/postgres/slot-wal.ts';
 import { Backoff } from '../backoff.ts';
 import { type Lease, newPatience, takeLease } from '../lease.ts';
-import { lsnToBigint } from '../position.ts';
 import { connect, disconnect, ended } from '../postgres.ts';
 import type { LogRecord, LogWriter, Position } from '../types.ts';
 import { Assembler } from './assembler.ts';
@@ -19,11 +18,7 @@ import { checkEpoch, ensureSlot, epochAfter, freeSlot } from './slot.ts';
 import { type SpoolOptions, SpoolRoom } from './spool.ts';
 import { histories } from './timeline.ts';
 import { Visibility } from './visibility.ts';
-
-/** How often who captures looks at what PostgreSQL does not tell. */
-const LOOK_MS = 5_000;
-/** Looks that may be due while one is not answered. */
-const LATE_LOOKS = 2;
+import { watch } from './watch.ts';
 
 export interface CaptureOptions {
   readonly postgres: string;
@@ -217,7 +212,18 @@ export class Capture {
       const early = await Promise.race([stream.begun.then(() => 'begun' as const), over]);
       if (early === undefined) return;
       if (early !== 'begun') throw new Error(early);
-      unwatch = this.#watch(control, reading, giveUp);
+      unwatch = watch({
+        ...{
+          control,
+          slot,
+          stream: reading,
+          budget: this.#budget,
+          parts: this.#parts,
+          giveUp,
+          log: this.#log,
+        },
+        appended: () => this.#position,
+      });
       await failpoint('capture.stream.after');
       await checkEpoch(control, slot, this.#epoch);
       const opening = openings(this.#epoch, tails);
@@ -260,41 +266,6 @@ export class Capture {
     changesAppended.inc(records.length);
     bytesAppended.inc(records.reduce((sum, record) => sum + record.body.length, 0));
     lagSeconds.set(Math.max(0, Date.now() - last.time) / 1000);
-  }
-
-  /**
-   * Nobody tells when WAL gathers, when a transaction ends, or when the other side of a connection is gone without a
-   * word, so who captures asks. Answers how to end that. `giveUp` is called where the stream has to begin anew, or
-   * does not come any more.
-   */
-  #watch(control: pg.Client, stream: ReplicationStream, giveUp: (error: Error) => void): () => void {
-    const look = async () => {
-      const wal = await slotWal(control, this.#options.slot);
-      if (wal?.active !== true) giveUp(new Error('PostgreSQL does not read the slot any more'));
-      if (wal !== undefined) this.#budget.judge(wal);
-      if (wal?.status === 'unreserved' && stream.paused) {
-        // PostgreSQL's checkpoint waits for a walsender that it ends, and that one for us to read why.
-        giveUp(new Error('PostgreSQL needs the WAL of the slot, and the log takes nothing'));
-      }
-      if (await this.#parts.allowAgain(control, lsnToBigint(stream.confirmed))) {
-        giveUp(new StreamAnewError('large transactions may come in parts again', []));
-      }
-    };
-    let late = 0;
-    let looking: Promise<void> | undefined;
-    const timer = setInterval(() => {
-      if (looking !== undefined) {
-        if (++late > LATE_LOOKS) giveUp(new Error('PostgreSQL does not answer'));
-        return;
-      }
-      late = 0;
-      looking = look()
-        .catch((error) => this.#log.debug({ err: error }, 'what the slot holds is not known'))
-        .finally(() => {
-          looking = undefined;
-        });
-    }, LOOK_MS);
-    return () => clearInterval(timer);
   }
 
   #setActive(active: boolean): void {
