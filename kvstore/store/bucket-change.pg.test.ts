@@ -234,6 +234,33 @@ describe('while the indexes are being built', () => {
   });
 });
 
+test('a bucket that is deleted while a build waits for its table leaves no lock or transaction behind', async () => {
+  await Promise.all(['gone', 'later'].map((name) => createFull(sql, one, name, 3000)));
+  const [seat, deleter] = await Promise.all([connect(postgres.url), connect(postgres.url)]);
+  // No build begins before the table is locked.
+  await seat.query('BEGIN; LOCK TABLE kv."bucket.builder" IN EXCLUSIVE MODE');
+  const config = { index: abc, options: { version: 2 } };
+  const updated = one.call('updateBucket', 'gone', config, {}).catch((error: Error) => error.name);
+  await vi.waitFor(
+    async () =>
+      expect((await sql.query(`SELECT FROM kv."bucket.changes" WHERE name = 'gone'`)).rowCount).toBe(1),
+    { timeout: 20_000 },
+  );
+  await deleter.query('BEGIN; LOCK TABLE kv.gone IN ACCESS EXCLUSIVE MODE');
+  await seat.end();
+  const waiting = `SELECT FROM pg_locks WHERE NOT granted AND relation = 'kv.gone'::regclass`;
+  await vi.waitFor(async () => expect((await sql.query(waiting)).rowCount).toBe(1), { timeout: 20_000 });
+  await deleter.query(`DROP TABLE kv.gone; DELETE FROM kv.buckets_config WHERE name = 'gone';
+    SELECT pg_notify('kv.buckets', 'gone'); COMMIT`);
+  await deleter.end();
+  expect(await updated).toBe('BucketNotFoundError');
+
+  await two.call('updateBucket', 'later', config, {});
+  const open = `SELECT query FROM pg_stat_activity
+    WHERE application_name = 'conger-kvstore' AND state LIKE 'idle in transaction%'`;
+  await vi.waitFor(async () => expect((await sql.query(open)).rows).toEqual([]), { timeout: 20_000 });
+});
+
 test('an index that cannot be unique leaves the bucket as it was, and the next try may succeed', async () => {
   await createFull(sql, one, 'double', 3000);
   await one.call('putObject', 'double', 'twin', { a: 'x7' }, {});

@@ -142,7 +142,7 @@ function unknownOutcome(error: unknown): CongerError {
 }
 
 /**
- * Lends a connection to `work`, and throws it away if it breaks meanwhile.
+ * Lends a connection to `work`, and throws it away if it breaks meanwhile, or is given back in a transaction.
  * @throws NoDatabasePeersError where there is none to lend; OverloadedError where too many wait for one
  */
 export async function withClient<T>(
@@ -161,7 +161,7 @@ export async function withClient<T>(
     broken = lost || doubtful.has(client);
     throw error;
   } finally {
-    client.release(broken);
+    client.release(broken || client.getTransactionStatus() !== 'I');
   }
 }
 

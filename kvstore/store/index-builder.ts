@@ -104,12 +104,15 @@ export class IndexBuilder {
     // So that a server that dies while it waits does not stay in the line.
     const begin = 'BEGIN; SET LOCAL client_connection_check_interval = 1000';
     const lock = `LOCK TABLE ${relation} IN ${mode} MODE`;
+    // By itself: with its answer the client knows that it is in a transaction, whatever comes of the lock.
+    await client.query(begin);
     try {
-      await client.query(`${begin}; ${lock} NOWAIT`);
+      await client.query(`${lock} NOWAIT`);
     } catch (error) {
       if (stateOf(error) !== '55P03') throw error;
       await client.query('ROLLBACK');
-      await this.#unlessClosed(client.query(`${begin}; ${lock}`));
+      await client.query(begin);
+      await this.#unlessClosed(client.query(lock));
     }
   }
 
