@@ -5,7 +5,7 @@ import { numbers } from './ends.ts';
 const { MemberAssignment, MemberMetadata } = AssignerProtocol;
 
 const version = 1;
-/** What a member tells the group's leader when it joins: the partitions that it has. */
+/** What a member tells the group's leader when it joins: the partitions that it has, or had last. */
 const claims = z.object({ owned: z.array(z.number().int().min(0)) });
 
 /**
@@ -41,7 +41,7 @@ export function divide(
 
 /**
  * The assigner of a group on one topic.
- * @param owned the partitions that this member has now; asked each time that it joins
+ * @param owned the partitions that this member has, or had last; asked each time that it joins
  */
 export function stickyAssigner(topic: string, partitions: number, owned: () => number[]): PartitionAssigner {
   return () => ({

@@ -226,6 +226,20 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     }
   });
 
+  test('a member that hears nothing of its group for long has no partitions, until it is back', async () => {
+    fresh();
+    const member = new Member('member', partitions);
+    await (await reader()).join('group', 'member', member);
+    await member.until(() => member.owned.size === partitions);
+    kafka.signal('SIGSTOP');
+    try {
+      await member.until(() => member.owned.size === 0);
+    } finally {
+      kafka.signal('SIGCONT');
+    }
+    await member.until(() => member.owned.size === partitions);
+  });
+
   test('what is closed while no broker answers ends, and what it was doing fails', async () => {
     fresh();
     const log = await writer();

@@ -8,6 +8,11 @@ import { Client, type KafkaOptions, patience } from './client.ts';
 /** A member that is silent for this long has its partitions taken away; the broker's least is often 6 s. */
 const sessionTimeout = 6_000;
 const heartbeatInterval = 1_000;
+/**
+ * A member that has not heard of the group for this long has no partitions: others have them since the session's end.
+ * No rebalance takes as long, and a coordinator that moved has mostly let us join again.
+ */
+const silenceMs = 2 * sessionTimeout;
 /** How soon after a heartbeat is due it is sent. */
 const tickMs = 250;
 /** How long the others wait for a member that does not come back to a changing group. */
@@ -19,7 +24,8 @@ export type Shares = ReadonlyMap<number, symbol>;
 
 /**
  * This process's membership in a group. kafkajs' consumer keeps the membership only: its partitions are paused, so that
- * no handler can hold back a heartbeat. Whatever ends the consumer, another one takes its place until `leave`.
+ * no handler can hold back a heartbeat. Whatever ends the consumer, another one takes its place until `leave`. What
+ * was ours stays ours meanwhile, but not for long: nothing is, once the group was silent for `silenceMs`.
  */
 export class Membership {
   readonly #options: KafkaOptions;
@@ -28,7 +34,9 @@ export class Membership {
   readonly #onShares: (shares: Shares) => void;
   readonly #stopped = new AbortController();
   readonly #running: Promise<void>;
+  /** As last assigned; what was lost since is asked for again. */
   #shares: Shares = new Map();
+  #silence: NodeJS.Timeout | undefined;
   #memberId: string | undefined;
   /** How often we asked to join since the last assignment that reached us. */
   #joins = 0;
@@ -50,6 +58,7 @@ export class Membership {
   async leave(): Promise<void> {
     this.#stopped.abort();
     await this.#running;
+    clearTimeout(this.#silence);
   }
 
   async #run(): Promise<void> {
@@ -97,16 +106,22 @@ export class Membership {
   async #stay(consumer: Consumer, onJoined: () => void): Promise<void> {
     const { topic } = this.#options;
     const { signal } = this.#stopped;
+    let leave = () => {};
+    let fail: (why: Error) => void = () => {};
     const over = new Promise<void>((resolve, reject) => {
-      signal.addEventListener('abort', () => resolve(), { once: true });
-      if (signal.aborted) resolve();
-      consumer.on(consumer.events.CRASH, ({ payload }) => reject(payload.error));
+      leave = resolve;
+      fail = reject;
     });
     over.catch(() => {});
+    signal.addEventListener('abort', leave);
+    if (signal.aborted) leave();
+    consumer.on(consumer.events.CRASH, ({ payload }) => fail(payload.error));
+    consumer.on(consumer.events.HEARTBEAT, () => this.#heard(fail));
     consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
       // Comes before the first fetch, which so finds nothing to do.
       consumer.pause([{ topic }]);
       onJoined();
+      this.#heard(fail);
       this.#assigned(payload.memberId, payload.memberAssignment[topic] ?? []);
     });
     const start = async () => {
@@ -114,8 +129,26 @@ export class Membership {
       await consumer.subscribe({ topics: [topic] });
       await consumer.run({ autoCommit: false, eachBatch: async () => {} });
     };
-    await Promise.race([start(), over]);
-    await over;
+    try {
+      await Promise.race([start(), over]);
+      await over;
+    } finally {
+      signal.removeEventListener('abort', leave);
+    }
+  }
+
+  /** The group has us. Where this is the last we hear of it, what is ours ends, and with it this membership. */
+  #heard(fail: (why: Error) => void): void {
+    clearTimeout(this.#silence);
+    this.#silence = setTimeout(() => {
+      this.#options.log.warn(
+        { group: this.#group },
+        'nothing is heard of the group: giving all partitions up',
+      );
+      this.#memberId = undefined;
+      this.#onShares(new Map());
+      fail(new Error(`the group has been silent for ${silenceMs / 1000} s`));
+    }, silenceMs);
   }
 
   /**
