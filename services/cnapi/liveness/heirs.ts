@@ -17,6 +17,7 @@ export async function startHeirs(context: ServiceContext, liveness: Liveness): P
     onChange: ({ value }) => {
       if (value !== null) liveness.written(value as StatusRecord);
     },
+    onGap: () => liveness.missed(),
   });
   shutdown.add('servers heard elsewhere', unsubscribe);
   const consumer = await startConsumer({

@@ -1,10 +1,15 @@
 import { randomUUID } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { startBroadcast } from '../../../changefeed/broadcast.ts';
 import { TestKv } from '../../../changefeed/testing/kv.ts';
+import { TestLog } from '../../../changefeed/testing/log.ts';
 import { CongerError } from '../../../runtime/errors.ts';
 import { silentLogger } from '../../../runtime/log.ts';
+import { Shutdown } from '../../../runtime/shutdown.ts';
+import type { ServiceContext } from '../../common/service.ts';
 import { statusBucket } from '../models/buckets.ts';
 import type { StatusRecord } from '../models/status.ts';
+import { startHeirs } from './heirs.ts';
 import { Liveness } from './liveness.ts';
 
 const silenceMs = 10_000;
@@ -228,6 +233,35 @@ describe('a feed that lags', () => {
     kv.catchUp();
     await pass(3 * silenceMs);
     expect(states()).toEqual(['running a', 'running b']);
+  });
+});
+
+describe('a feed that has lost writes', () => {
+  test('leaves no server unknown that beats', async () => {
+    const log = silentLogger();
+    const shutdown = new Shutdown(log);
+    const reader = new TestLog(1).reader();
+    const broadcast = await startBroadcast({ reader, log });
+    shutdown.add('broadcast', () => broadcast.stop());
+    const context = { kv, reader, broadcast, shutdown, log, member: 'b' };
+    await startHeirs(context as unknown as ServiceContext, b);
+    await a.beat(server);
+    kv.lag = [];
+    await pass(silenceMs);
+    await b.beat(server);
+    expect(states()).toEqual(['running a', 'unknown a']);
+    await reader.lose(0);
+    await b.beat(server);
+    expect(states()).toEqual(['running a', 'unknown a', 'running b']);
+    await shutdown.run();
+  });
+
+  test('takes no server from who answers for it', async () => {
+    await a.beat(server);
+    b.missed();
+    await b.beat(server);
+    await b.beat(server);
+    expect(states()).toEqual(['running a']);
   });
 });
 

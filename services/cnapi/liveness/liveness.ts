@@ -120,6 +120,11 @@ export class Liveness {
     }
   }
 
+  /** Writes may have been missed: each server's next beat looks at who answers for it. */
+  missed(): void {
+    this.#elsewhere.clear();
+  }
+
   /** Somebody wrote that a server is unknown which this instance answers for. */
   #judged(server: string, { own, session }: Hearing): void {
     if (own) {
