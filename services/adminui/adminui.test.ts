@@ -200,6 +200,13 @@ describe('the feed', () => {
     await feed.until('"key":"second"');
   });
 
+  it('ends where changes may have been missed, so that the page reads everything anew', async () => {
+    const feed = await follow();
+    await feed.until('retry');
+    for (const { onGap } of subscriptions) onGap?.();
+    await feed.toTheEnd();
+  });
+
   it('ends with the service, and not before', async () => {
     const feed = await follow();
     await feed.until('retry');

@@ -7,7 +7,8 @@ const maxWaiting = 1024 * 1024;
 
 /**
  * GET /api/feed: server-sent events. A message is a change as it happens: what changed, not its content. The event
- * `instances` says that a process began or ended.
+ * `instances` says that a process began or ended. Where changes may have been missed the feed ends: the page connects
+ * again, and reads everything anew.
  */
 export function feedRoute({ app, broadcast, shutdown }: ServiceContext, instances: FileWatch): void {
   app.get('/api/feed', { schema: { hide: true } }, (request, reply) => {
@@ -24,11 +25,14 @@ export function feedRoute({ app, broadcast, shutdown }: ServiceContext, instance
       'x-request-id': request.id,
     });
     send('retry: 500\n\n');
+    const end = () => out.end();
     const subscriptions = [
-      broadcast.subscribe({ onChange: (change) => send(`data: ${JSON.stringify(summary(change))}\n\n`) }),
+      broadcast.subscribe({
+        onChange: (change) => send(`data: ${JSON.stringify(summary(change))}\n\n`),
+        onGap: end,
+      }),
       instances.listen(() => send('event: instances\ndata:\n\n')),
     ];
-    const end = () => out.end();
     shutdown.signal.addEventListener('abort', end, { once: true });
     out.once('close', () => {
       for (const unsubscribe of subscriptions) unsubscribe();
