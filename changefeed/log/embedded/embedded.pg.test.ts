@@ -7,6 +7,7 @@ import { Member } from '../../testing/member.ts';
 import { record, records, Seen, transaction } from '../../testing/records.ts';
 import type { LogReader, LogWriter } from '../../types.ts';
 import { createEmbeddedReader, createEmbeddedWriter } from './index.ts';
+import { fetchRecords } from './rows.ts';
 import { trim } from './trim.ts';
 
 const log = silentLogger();
@@ -127,6 +128,44 @@ describe('the embedded log', { timeout: 20_000 }, () => {
     await one.append(transaction(2, 1, 3));
     await seen.until(() => seen.count === 5);
     expect(seen.sizes.get(1)).toEqual([2, 3]);
+  });
+
+  test('what one query reads is bounded in bytes, and what it leaves comes with the next ones', async () => {
+    const one = await writer();
+    await one.open();
+    const body = (kilobytes: number) => JSON.stringify({ pad: 'x'.repeat(kilobytes * 1024) });
+    const all = [
+      ...records(1, 48, partitions).map((each) => ({ ...each, body: Buffer.from(body(700)) })),
+      record(100, 1, body(6_000)),
+      record(101, 1, body(1)),
+      ...records(200, 1_200, partitions),
+    ];
+    for (let n = 0; n < all.length; n += 20) await one.append(all.slice(n, n + 20));
+    const pool = new pg.Pool({ connectionString: url });
+    cleanup.push(() => pool.end());
+    const read = Array.from({ length: partitions }, (): string[] => []);
+    for (let more = true; more; ) {
+      const places = read.map((positions, partition) => ({ partition, position: positions.at(-1) ?? '' }));
+      const found = await fetchRecords(pool, places);
+      more = false;
+      let bytes = 0;
+      for (const [partition, { records, ...fetched }] of found) {
+        more ||= fetched.more;
+        read[partition]?.push(...records.map(({ position }) => position));
+        if (records.length > 1) for (const { body } of records) bytes += body.length;
+        const left =
+          all.filter((each) => each.partition === partition).length > (read[partition]?.length ?? 0);
+        expect(fetched.more).toBe(left);
+      }
+      expect(bytes).toBeLessThanOrEqual(4 * 1024 * 1024);
+    }
+    for (const [partition, positions] of read.entries()) {
+      const expected = all.filter((each) => each.partition === partition).map(({ position }) => position);
+      expect(positions).toEqual(expected);
+    }
+    const seen = new Seen();
+    await (await reader()).readAll(10_000, seen.take);
+    for (const [partition, positions] of read.entries()) expect(seen.positions(partition)).toEqual(positions);
   });
 
   test('a writer that was taken over is refused', async () => {

@@ -6,9 +6,8 @@ import { Whole } from '../../whole.ts';
 import type { Fetched, Place } from './rows.ts';
 
 export interface PumpOptions {
-  /** What there is behind each place; a partition that answers `limit` records may have more. */
+  /** What there is behind each place, or the first of it. */
   readonly fetch: (places: readonly Place[]) => Promise<ReadonlyMap<number, Fetched>>;
-  readonly limit: number;
   readonly deliver: (batch: LogBatch) => void | Promise<void>;
   /** Told where records behind the last ones are gone, before what comes behind the gap. */
   readonly gap: (partition: number, position: Position) => void | Promise<void>;
@@ -91,7 +90,7 @@ export class Pump {
   }
 
   async #fetchAll(): Promise<void> {
-    const { fetch, limit, log } = this.#options;
+    const { fetch, log } = this.#options;
     const backoff = new Backoff(50, 2_000);
     while (!this.#closed.signal.aborted) {
       const due = [...this.#lanes].filter(([, lane]) => lane.dirty && lane.busy === undefined);
@@ -102,7 +101,7 @@ export class Pump {
         for (const [partition, lane] of due) {
           const fetched = found.get(partition);
           if (fetched === undefined || lane.removed.signal.aborted) continue;
-          if (fetched.records.length === limit) lane.dirty = true;
+          if (fetched.more) lane.dirty = true;
           lane.busy = this.#deliver(partition, lane, fetched).then((taken) => {
             lane.busy = undefined;
             if (taken && lane.dirty) this.#kick();

@@ -10,15 +10,7 @@ import { Doorbell } from './doorbell.ts';
 import { GroupMember } from './group.ts';
 import { Membership } from './membership.ts';
 import { Pump } from './pump.ts';
-import {
-  countBehind,
-  type Extent,
-  FETCH_LIMIT,
-  fetchPage,
-  fetchRecords,
-  holdsBehind,
-  readExtents,
-} from './rows.ts';
+import { countBehind, type Extent, fetchPage, fetchRecords, holdsBehind, readExtents } from './rows.ts';
 import { ensureLog, GROUP_CHANNEL, LOG_CHANNEL } from './schema.ts';
 
 export interface EmbeddedReaderOptions {
@@ -183,7 +175,6 @@ export class EmbeddedReader implements LogReader {
   ): Pump {
     return new Pump({
       fetch: (places) => fetchRecords(this.#pool, places),
-      limit: FETCH_LIMIT,
       deliver,
       gap: async (partition, position) => {
         this.#log.error({ who, partition, position }, 'the log does not hold all that comes behind');

@@ -2,8 +2,10 @@ import type pg from 'pg';
 import { failpoint } from '../../../runtime/failpoints.ts';
 import type { LogRecord, Position } from '../../types.ts';
 
-/** Records of one partition that one query brings at most. */
-export const FETCH_LIMIT = 250;
+/** Records of one partition that one query brings at most, */
+const FETCH_RECORDS = 250;
+/** and bytes of all partitions together, in equal shares; a single record may be larger than its share. */
+const FETCH_BYTES = 4 << 20;
 
 interface Row {
   partition: number;
@@ -26,17 +28,21 @@ export interface Place {
 /** What a partition holds behind a place. */
 export interface Fetched {
   readonly records: readonly LogRecord[];
+  /** There are others behind these. */
+  readonly more: boolean;
   /** Records between the place and these are gone, or the log is not the one that the place is of. */
   readonly gap: boolean;
 }
 
 /**
- * Up to FETCH_LIMIT records behind each place, by partition, in order. A place is the position of a record, or '': the
- * record is there, or was the last one that was trimmed; else something is missing.
+ * The first records behind each place, by partition, in order; at least one, where there is any. A place is the position
+ * of a record, or '': the record is there, or was the last one that was trimmed; else something is missing.
  */
 export async function fetchRecords(pool: pg.Pool, places: readonly Place[]): Promise<Map<number, Fetched>> {
   await failpoint('log.embedded.fetch.before');
-  const { rows } = await pool.query<{ place: number; held: boolean } & (Row | { position: null })>({
+  const { rows } = await pool.query<
+    { place: number; held: boolean } & ((Row & { more: boolean }) | { position: null })
+  >({
     name: 'conger-log-fetch',
     text: `SELECT place.partition AS place,
                   place.position = ''
@@ -47,20 +53,30 @@ export async function fetchRecords(pool: pg.Pool, places: readonly Place[]): Pro
                   l.*
              FROM unnest($1::int[], $2::text[]) AS place(partition, position)
              LEFT JOIN LATERAL (
-              SELECT partition, position, partition_key, xid, idx, cnt, last, time, body
-                FROM conger_log
-               WHERE partition = place.partition AND position > place.position COLLATE "C"
-               ORDER BY position LIMIT ${FETCH_LIMIT}
+              SELECT partition, position, partition_key, xid, idx, cnt, last, time, body, more
+                FROM (SELECT *, row_number() OVER w AS nth, sum(octet_length(body)) OVER w AS bytes,
+                             lead(position) OVER w IS NOT NULL AS more
+                        FROM (SELECT * FROM conger_log
+                               WHERE partition = place.partition AND position > place.position COLLATE "C"
+                               ORDER BY position LIMIT ${FETCH_RECORDS} + 1) AS next
+                      WINDOW w AS (ORDER BY position)) AS found
+               WHERE nth = 1 OR (nth <= ${FETCH_RECORDS} AND bytes <= $3::int)
             ) AS l ON true
             ORDER BY place.partition, l.position`,
-    values: [places.map((place) => place.partition), places.map((place) => place.position)],
+    values: [
+      places.map((place) => place.partition),
+      places.map((place) => place.position),
+      Math.floor(FETCH_BYTES / places.length),
+    ],
   });
   await failpoint('log.embedded.fetch.after');
-  const found = new Map<number, { records: LogRecord[]; gap: boolean }>();
+  const found = new Map<number, { records: LogRecord[]; more: boolean; gap: boolean }>();
   for (const row of rows) {
-    const fetched = found.get(row.place) ?? { records: [], gap: !row.held };
+    const fetched = found.get(row.place) ?? { records: [], more: false, gap: !row.held };
     found.set(row.place, fetched);
-    if (row.position !== null) fetched.records.push(recordOf(row));
+    if (row.position === null) continue;
+    fetched.records.push(recordOf(row));
+    fetched.more = row.more;
   }
   return found;
 }
