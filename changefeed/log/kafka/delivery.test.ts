@@ -176,3 +176,26 @@ test('too much in the queue closes it, and says when there is room again', async
   expect(delivery.hasRoom).toBe(true);
   expect(rooms).toEqual([true]);
 });
+
+test('where a gap is taken and what lies behind it waits for its rest, there is room again', async () => {
+  let go: () => void = () => {};
+  const { delivery, rooms } = setup(
+    () =>
+      new Promise((resolve) => {
+        go = resolve;
+      }),
+  );
+  delivery.push(fetched(0, 1));
+  delivery.outOfRange(20n, 30n);
+  const padded = transaction(2, 0, 5).map((one) => ({ ...one, body: Buffer.alloc(1 << 20) }));
+  delivery.push({
+    partition: 0,
+    messages: padded.slice(0, 3).map((one, i) => message(20 + i, one)),
+    next: 23n,
+  });
+  expect(delivery.hasRoom).toBe(false);
+  go();
+  await settle();
+  expect(delivery.hasRoom).toBe(true);
+  expect(rooms).toEqual([true]);
+});

@@ -198,8 +198,7 @@ export class Delivery {
     const { signal } = this.#stopped;
     while (this.#ready > 0 && !signal.aborted) {
       if (this.#queue[0]?.record === undefined) {
-        this.#queue.shift();
-        this.#ready--;
+        this.#unqueue(1, 0);
         await this.#offer(undefined, () => this.#options.onGap?.());
         continue;
       }
@@ -227,13 +226,18 @@ export class Delivery {
     }
     const last = records.at(-1);
     if (last === undefined) throw new Error('there is nothing to deliver');
-    const hadRoom = this.hasRoom;
-    this.#queue.splice(0, records.length);
-    this.#ready -= records.length;
-    this.#queuedBytes -= bytes;
-    if (!hadRoom && this.hasRoom) this.#options.onRoom();
+    this.#unqueue(records.length, bytes);
     const offset = String(this.#queue.length === 0 ? this.#next : next);
     return { partition: this.partition, records, cursor: { position: last.position, offset } };
+  }
+
+  /** The first of the queue are on their way to the handler. */
+  #unqueue(count: number, bytes: number): void {
+    const hadRoom = this.hasRoom;
+    this.#queue.splice(0, count);
+    this.#ready -= count;
+    this.#queuedBytes -= bytes;
+    if (!hadRoom && this.hasRoom) this.#options.onRoom();
   }
 
   async #offer(position: Position | undefined, offer: () => void | Promise<void>): Promise<void> {
