@@ -1,4 +1,4 @@
-import { afterEach, expect, test, vi } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { CongerError } from '../../runtime/errors.ts';
 import { silentLogger } from '../../runtime/log.ts';
 import { type Broadcast, type BroadcastOptions, startBroadcast } from '../broadcast.ts';
@@ -274,6 +274,109 @@ test('each cursor that was told while a reader caught up is one to resume from',
     await feed.done;
   }
   expect(got.toSorted()).toEqual(keys.toSorted());
+});
+
+describe.each(['where the reader came', 'where the read began'])('a snapshot from %s', (from) => {
+  /** A reader whose snapshot is read, and whose first of three pages is taken, when the test says so. */
+  async function inSnapshot(log: TestLog) {
+    const { broadcast, reader } = await start(log, { maxChanges: 2 });
+    await push(log, reader, { key: 'before', xid: 1 });
+    const since = from === 'where the read began' ? { since: broadcast.cursor() } : {};
+    const items = Array.from({ length: 600 }, (_, i) => `item${i}`);
+    const messages: Message[] = [];
+    let find: () => void = () => undefined;
+    let take: () => void = () => undefined;
+    const found = new Promise<void>((resolve) => {
+      find = resolve;
+    });
+    const taken = new Promise<boolean>((resolve) => {
+      take = () => resolve(true);
+    });
+    const { feed } = open(broadcast, {
+      snapshot: async () => {
+        await found;
+        return { items, found: { snapshot: '20:20:' }, ...since };
+      },
+      send: (message) => {
+        messages.push(message);
+        return message.type === 'snapshot' && messages.length === 1 ? taken : true;
+      },
+    });
+    const told = () => messages.flatMap((m) => (m.type === 'event' ? [m.event] : []));
+    const page = () => eventually(() => expect(messages).toHaveLength(1));
+    return { broadcast, reader, feed, messages, told, find, page, take };
+  }
+
+  const changes = (name: string, count: number, xid: number) =>
+    Array.from({ length: count }, (_, i) => ({ key: `${name}${i}`, xid: xid + i }));
+  const keysOf = (made: readonly { readonly key: string }[]) => made.map(({ key }) => key);
+
+  test('may take longer to read and to send than the ring holds: the log has the rest, once', async () => {
+    const log = new TestLog(1);
+    const { broadcast, reader, messages, told, find, page, take } = await inSnapshot(log);
+    const [seen, unseen, sending, later] = [
+      changes('seen', 8, 12),
+      changes('unseen', 8, 20),
+      changes('sending', 8, 40),
+      changes('later', 8, 60),
+    ];
+    await push(log, reader, ...seen, ...unseen);
+    find();
+    await page();
+    await push(log, reader, ...sending);
+    take();
+    await eventually(() => expect(told()).toHaveLength(16));
+    for (const change of later) await push(log, reader, change);
+    await eventually(() => expect(told().length).toBeGreaterThanOrEqual(24));
+    const expected = keysOf([...unseen, ...sending, ...later]);
+    expect(told()).toEqual(expected);
+    expect(messages.map(({ type }) => type)).not.toContain('end');
+    const last = messages.find((message) => message.type === 'snapshot' && message.last);
+    const again = open(broadcast, { since: await broadcast.resume(last?.cursor ?? '') });
+    await again.received(1 + expected.length);
+    expect(again.events()).toEqual(expected);
+  });
+
+  test('is of no use once the log has dropped what came behind it: PositionGone', async () => {
+    const log = new TestLog(1);
+    const { reader, feed, messages, told, find, page, take } = await inSnapshot(log);
+    find();
+    await page();
+    await push(log, reader, ...changes('sending', 8, 40));
+    log.drop(3);
+    take();
+    expect(await feed.done).toMatchObject({ code: 'PositionGone' });
+    expect(told()).toEqual([]);
+    expect(messages.filter(({ type }) => type === 'snapshot')).toHaveLength(3);
+  });
+
+  test('is followed by nothing of an epoch that began meanwhile: PositionGone', async () => {
+    for (const when of ['read', 'sent']) {
+      const log = new TestLog(1);
+      const { reader, feed, told, find, page, take } = await inSnapshot(log);
+      const begin = async () => {
+        log.open(2);
+        await push(log, reader, { key: 'new', xid: 50, epoch: 2 });
+      };
+      if (when === 'read') await begin();
+      find();
+      await page();
+      if (when === 'sent') await begin();
+      take();
+      expect(await feed.done).toMatchObject({ code: 'PositionGone' });
+      expect(told()).toEqual([]);
+    }
+  });
+
+  test('ends with its reader, or with the process, while it is read', async () => {
+    const log = new TestLog(1);
+    const [left, ended] = [await inSnapshot(log), await inSnapshot(log)];
+    left.feed.close();
+    expect(await left.feed.done).toBeUndefined();
+    await ended.broadcast.stop();
+    expect(await ended.feed.done).toMatchObject({ code: 'ServiceUnavailable' });
+    expect(ended.messages).toMatchObject([{ type: 'end', cursor: undefined }]);
+  });
 });
 
 test('catching up leaves out what the snapshot had that the reader began with', async () => {

@@ -3,7 +3,7 @@ import { failpoint } from '../../runtime/failpoints.ts';
 import { ending } from '../broadcast.ts';
 import type { CatchUp } from './catch-up.ts';
 import type { Cohort, Member } from './cohort.ts';
-import type { FeedCursor } from './cursor.ts';
+import { decodeCursor, encodeCursor, type FeedCursor } from './cursor.ts';
 import type { FeedMessage, FeedOptions, FeedSnapshot } from './feed-options.ts';
 import { followLog } from './follow-log.ts';
 import { overtaken, type RingReader } from './reader.ts';
@@ -13,7 +13,7 @@ export type { FeedMessage, FeedOptions, FeedSnapshot } from './feed-options.ts';
 export interface Feed {
   /** Resolves when the feed has ended, with the reason that the last message gave; undefined where the reader left. */
   readonly done: Promise<CongerError | undefined>;
-  /** Changes that the reader has not gone by; undefined while it catches up. */
+  /** Changes that the reader has not gone by; undefined while it reads a snapshot or the log. */
   readonly lag: number | undefined;
   /** Ends the feed; with an error, that is sent as the last message. */
   close(error?: CongerError): void;
@@ -26,15 +26,17 @@ const pageOfSnapshot = 256;
 
 /**
  * Snapshot then stream, without a gap: reading the feed begins first, then the snapshot is read and sent, then every
- * change that is not in it. The first message is a snapshot or a bookmark; bookmarks come as long as nothing else does.
- * A reader that does not keep up with the ring, or with the log's pages, is cut off: its last message is SlowReader, and
- * it resumes from its last cursor. Where changes may have been missed (a new epoch of the log) the last message is
- * PositionGone.
+ * change that is not in it, however long that took. The first message is a snapshot or a bookmark; bookmarks come as long
+ * as nothing else does. A reader that does not keep up with the ring, or with the log's pages, is cut off: its last
+ * message is SlowReader, and it resumes from its last cursor. Where changes may have been missed (a new epoch of the log)
+ * the last message is PositionGone.
  * @throws CongerError PositionGone, BadRequest (no cursor), before anything is sent
  */
 export function openFeed<Item, Event>(options: FeedOptions<Item, Event>): Feed {
   return new RunningFeed(options);
 }
+
+type Take<Item> = () => Promise<FeedSnapshot<Item>>;
 
 /** The reader is gone: there is nobody to tell. */
 class ReaderGone extends Error {}
@@ -55,8 +57,6 @@ class RunningFeed<Item, Event> implements Feed, Member<Event> {
   #cohort: Cohort<Event> | undefined;
   /** The first message was taken, so that a cursor stands for something. */
   #begun = false;
-  /** Nothing is read of the ring before the snapshot is there. */
-  #awaitsSnapshot = false;
   /** Of the last message that was passed on: a reader that resumes from it misses nothing, whatever ends the feed. */
   #passed: FeedCursor = '';
   /** Something is under way that goes on by itself. */
@@ -71,14 +71,14 @@ class RunningFeed<Item, Event> implements Feed, Member<Event> {
 
   constructor(options: FeedOptions<Item, Event>) {
     this.#options = options;
-    const withSnapshot = this.#open();
+    const beforeSnapshot = this.#open();
     options.broadcast.countReaders(1);
     this.#listen();
     this.done = new Promise((resolve) => {
       this.#settle = resolve;
     });
     this.#bookmarks = setInterval(() => this.#tick(), options.bookmarkMs ?? defaultBookmarkMs).unref();
-    void this.#begin(withSnapshot);
+    void this.#begin(beforeSnapshot);
   }
 
   get lag(): number | undefined {
@@ -119,20 +119,22 @@ class RunningFeed<Item, Event> implements Feed, Member<Event> {
     this.#listen();
   }
 
-  /** Finds the place to begin at; answers whether a snapshot comes first. */
-  #open(): boolean {
+  /** Finds the place to begin at; answers the reader that stands there where a snapshot comes first. */
+  #open(): RingReader | undefined {
     const { since, snapshot } = this.#options;
     if (since !== undefined) {
       try {
         if (typeof since !== 'string') this.#catchUp = since;
         else this.#reader = this.#readerAt(since);
-        return false;
+        return undefined;
       } catch (error) {
         if (snapshot === undefined || !isCongerError(error, 'PositionGone')) throw error;
       }
     }
-    this.#reader = this.#readerAt(undefined);
-    return snapshot !== undefined;
+    const reader = this.#readerAt(undefined);
+    if (snapshot !== undefined) return reader;
+    this.#reader = reader;
+    return undefined;
   }
 
   #readerAt(since: FeedCursor | undefined): RingReader {
@@ -141,12 +143,13 @@ class RunningFeed<Item, Event> implements Feed, Member<Event> {
     return reader;
   }
 
-  async #begin(withSnapshot: boolean): Promise<void> {
+  async #begin(beforeSnapshot: RingReader | undefined): Promise<void> {
     // Whoever opens the feed has it in hand before the first message.
     await Promise.resolve();
     try {
       const { snapshot } = this.#options;
-      if (withSnapshot && snapshot !== undefined) await this.#takeSnapshot(snapshot);
+      if (snapshot !== undefined && beforeSnapshot !== undefined)
+        await this.#takeSnapshot(snapshot, beforeSnapshot);
       else await this.#send({ type: 'bookmark', cursor: this.#cursor() });
       if (this.#catchUp !== undefined) await this.#followLog(this.#catchUp);
       this.#goOn();
@@ -155,24 +158,34 @@ class RunningFeed<Item, Event> implements Feed, Member<Event> {
     }
   }
 
-  async #takeSnapshot(snapshot: () => Promise<FeedSnapshot<Item>>): Promise<void> {
-    try {
-      await failpoint('feed.snapshot.before');
-      this.#awaitsSnapshot = true;
-      const { items, found, since } = await this.#unlessEnded(snapshot());
-      this.#awaitsSnapshot = false;
-      await failpoint('feed.snapshot.after');
-      if (since !== undefined) this.#reader = this.#readerAt(since);
-      this.#reader?.leaveOut(found.snapshot);
-      const [count, cursor] = [items.length, this.#cursor()];
-      for (let at = 0; at === 0 || at < count; at += pageOfSnapshot) {
-        const end = at + pageOfSnapshot;
-        const page = { items: items.slice(at, end), count, last: end >= count, cursor };
-        await this.#unlessStuck(this.#send({ type: 'snapshot', ...page }));
-      }
-    } finally {
-      this.#options.snapshotOver?.();
+  /** Goes on behind the snapshot: in the ring, or in the log where the ring has gone on meanwhile. */
+  async #takeSnapshot(snapshot: Take<Item>, opened: RingReader): Promise<void> {
+    const { broadcast, snapshotOver } = this.#options;
+    const { since, cursor } = await this.#sendSnapshot(snapshot, opened).finally(snapshotOver);
+    if (since === undefined && !opened.overtaken) this.#reader = opened;
+    else this.#catchUp = await this.#unlessEnded(broadcast.resume(cursor));
+  }
+
+  /** Answers where to go on from. */
+  async #sendSnapshot(
+    snapshot: Take<Item>,
+    opened: RingReader,
+  ): Promise<{ readonly since: FeedCursor | undefined; readonly cursor: FeedCursor }> {
+    await failpoint('feed.snapshot.before');
+    const { items, found, since } = await this.#unlessEnded(snapshot());
+    await failpoint('feed.snapshot.after');
+    opened.leaveOut(found.snapshot);
+    const cursor =
+      since === undefined
+        ? opened.cursor()
+        : encodeCursor({ ...decodeCursor(since), snapshot: found.snapshot });
+    const count = items.length;
+    for (let at = 0; at === 0 || at < count; at += pageOfSnapshot) {
+      const end = at + pageOfSnapshot;
+      const page = { items: items.slice(at, end), count, last: end >= count, cursor };
+      await this.#unlessStuck(this.#send({ type: 'snapshot', ...page }));
     }
+    return { since, cursor };
   }
 
   async #followLog(catchUp: CatchUp): Promise<void> {
@@ -195,7 +208,7 @@ class RunningFeed<Item, Event> implements Feed, Member<Event> {
 
   #wake(): void {
     if (this.#options.broadcast.stopped) this.#end(ending());
-    else if (!this.#awaitsSnapshot && this.#reader?.overtaken === true) this.#end(overtaken());
+    else if (this.#reader?.overtaken === true) this.#end(overtaken());
     else if (!this.#busy) this.#drain();
   }
 

@@ -64,7 +64,10 @@ const lagNow = gauge(
   'conger_feed_lag_changes',
   'changes that this process holds and its slowest feed reader has not taken',
 );
-const catchingUpNow = gauge('conger_feed_catching_up', 'feed readers that read the log, behind this process');
+const catchingUpNow = gauge(
+  'conger_feed_catching_up',
+  'feed readers that read a snapshot or the log, behind this process',
+);
 
 /**
  * A fastify plugin: `GET /feed?resource=&filter=&since=&snapshot=` answers JSON lines for as long as the client listens,
