@@ -25,6 +25,7 @@ function fetched(from: number, ...numbers: number[]) {
 }
 
 function setup(onBatch: (batch: LogBatch) => void | Promise<void>, position = '', tellFrom = 0n) {
+  let gaps = 0;
   const progress: bigint[] = [];
   const delivery = new Delivery({
     partition: 0,
@@ -33,11 +34,12 @@ function setup(onBatch: (batch: LogBatch) => void | Promise<void>, position = ''
     position,
     log: silentLogger(),
     onBatch,
+    onGap: () => void gaps++,
     onProgress: (_, offset) => void progress.push(offset),
     onRoom: () => void rooms.push(delivery.hasRoom),
   });
   const rooms: boolean[] = [];
-  return { delivery, progress, rooms };
+  return { delivery, progress, rooms, gaps: () => gaps };
 }
 
 const settle = () => new Promise((resolve) => setImmediate(resolve));
@@ -198,4 +200,15 @@ test('where a gap is taken and what lies behind it waits for its rest, there is 
   await settle();
   expect(delivery.hasRoom).toBe(true);
   expect(rooms).toEqual([true]);
+});
+
+test('who begins at the oldest record has missed nothing; who stood at the start of an empty partition has', async () => {
+  const late = setup(() => {});
+  late.delivery.outOfRange(20n, 30n);
+  const waiting = setup(() => {});
+  waiting.delivery.push(undefined);
+  waiting.delivery.outOfRange(20n, 30n);
+  await settle();
+  for (const { delivery } of [late, waiting]) expect(delivery.from).toBe(20n);
+  expect([late.gaps(), waiting.gaps()]).toEqual([0, 1]);
 });

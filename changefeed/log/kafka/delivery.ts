@@ -68,6 +68,8 @@ export class Delivery {
   #position: Position;
   #next: bigint;
   #sameTopic = false;
+  /** A broker had what a fetch asked for: what it has not any more is gone unread. */
+  #begun = false;
   /** A gap was found, and no record behind it yet. */
   #gap = false;
   #busy = false;
@@ -100,9 +102,12 @@ export class Delivery {
     return this.#queuedBytes < maxQueuedBytes || this.#ready === 0;
   }
 
-  /** Takes what a fetch from `from` has found. */
-  push({ messages, next }: Fetched): void {
+  /** Takes what a fetch from `from` has found; undefined: nothing yet. */
+  push(fetched: Fetched | undefined): void {
     if (this.#stopped.signal.aborted) return;
+    this.#begun = true;
+    if (fetched === undefined) return;
+    const { messages, next } = fetched;
     if (!this.#sameTopic && this.#isAnother(messages)) {
       this.#lose(0n);
       return;
@@ -119,7 +124,8 @@ export class Delivery {
    */
   outOfRange(low: bigint, high: bigint): void {
     if (this.#stopped.signal.aborted) return;
-    if (this.#position === START && this.#next === 0n) {
+    if (!this.#begun && this.#position === START && this.#next === 0n) {
+      // Whoever begins at the oldest record has missed none.
       this.#next = low;
       this.#work();
     } else if (this.#next < low || this.#next > high || this.#sameTopic) {

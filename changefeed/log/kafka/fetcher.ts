@@ -127,11 +127,10 @@ export class Fetcher {
         const found = await fetchOnce(cluster, topic, nodeId, wanted, hasty ? shortWaitMs : maxWaitMs);
         await failpoint('log.kafka.fetch.after');
         onFetched();
-        for (const fetched of found) {
-          const delivery = open.find(({ partition }) => partition === fetched.partition);
+        for (const delivery of open) {
           // It may have been taken away, or replaced, while the fetch was under way.
-          if (delivery !== undefined && this.#deliveries.get(fetched.partition) === delivery) {
-            delivery.push(fetched);
+          if (this.#deliveries.get(delivery.partition) === delivery) {
+            delivery.push(found.find(({ partition }) => partition === delivery.partition));
           }
         }
       } catch (error) {
