@@ -1,7 +1,7 @@
 import { type ObjectFilter, objectFilter } from '../../kvstore/filter.ts';
 import type { BucketConfig, Kv, KvObject } from '../../kvstore/types.ts';
 import type { Broadcast } from '../broadcast.ts';
-import type { Change } from '../types.ts';
+import type { Change, Position } from '../types.ts';
 import { Cohorts } from './cohort.ts';
 import type { FeedCursor } from './cursor.ts';
 import type { FeedSnapshot } from './feed.ts';
@@ -61,7 +61,8 @@ export class FeedClass {
   readonly cohorts = new Cohorts<Line>(this.select);
   readonly #resource: FeedResource;
   readonly #filter: ObjectFilter | undefined;
-  readonly #lines = new Map<Change, Line | undefined>();
+  /** By the change's position: a change is not kept for longer than the ring holds it. */
+  readonly #lines = new Map<Position, Line | undefined>();
   #bytes = 0;
   #held: HeldSnapshot<string> | undefined;
 
@@ -74,10 +75,10 @@ export class FeedClass {
   /** The line that a change is, or undefined where it is none. */
   line(change: Change): Line | undefined {
     if (change.bucket !== this.#resource.bucket) return undefined;
-    if (this.#lines.has(change)) return this.#lines.get(change);
+    if (this.#lines.has(change.position)) return this.#lines.get(change.position);
     const type = this.#typeOf(change);
     const line = type === undefined ? undefined : new Line(this.#present(change, type));
-    this.#lines.set(change, line);
+    this.#lines.set(change.position, line);
     this.#bytes += line?.size ?? 0;
     for (const [oldest, its] of this.#lines) {
       if (this.#lines.size <= maxLines && this.#bytes <= maxBytes) break;

@@ -29,8 +29,8 @@ export class Ring {
   readonly #floor: Position[];
   /** What lies before the floor. */
   readonly #begins: Beginning[];
-  #entries: { readonly change: Change; readonly bytes: number }[] = [];
-  /** Index of the oldest entry; those before it are gone, and are cut off now and then. */
+  #entries: ({ readonly change: Change; readonly bytes: number } | undefined)[] = [];
+  /** Index of the oldest entry; the room of those before it, which are gone, is cut off now and then. */
   #head = 0;
   #first = 0;
   #bytes = 0;
@@ -168,6 +168,7 @@ export class Ring {
     if (position > (this.#floor[partition] ?? START)) this.#floor[partition] = position;
     this.#begins[partition] = 'tail';
     this.#bytes -= entry.bytes;
+    this.#entries[this.#head] = undefined;
     this.#head++;
     this.#first++;
     if (this.#head > 1024 && this.#head * 2 > this.#entries.length) {
