@@ -86,6 +86,8 @@ export class Notifications {
         connectionTimeoutMillis: connectMs,
         keepAlive: true,
         keepAliveInitialDelayMillis: keepAliveMs,
+        // PostgreSQL keeps every notification until all who listen have it: not for a server that is stopped.
+        options: '-c tcp_user_timeout=60s',
       });
       const link = new Link(client, this.#own, onGone);
       // At a switch the old primary may be frozen, and its connection then breaks only much later.
