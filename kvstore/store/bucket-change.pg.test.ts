@@ -325,6 +325,45 @@ test('a build whose connection breaks is made again', async () => {
   );
 });
 
+test('whoever holds the seat says so again and again, and where it is lost another server takes it', async () => {
+  await createFull(sql, one, 'seat', 3000);
+  const snapshot = await openSnapshot(postgres.url);
+  const updated = one.call('updateBucket', 'seat', { index: abc, options: { version: 2 } }, {});
+  await buildWaits(sql);
+  const holder = async () => {
+    const { rows } = await sql.query<{ pid: number; heard: string }>(
+      `SELECT pid, state_change::text AS heard FROM pg_locks JOIN pg_stat_activity USING (pid)
+       WHERE granted AND relation = 'kv."bucket.builder"'::regclass`,
+    );
+    return rows[0];
+  };
+  const first = await holder();
+  expect(first).toBeDefined();
+  const heard = new Set<string | undefined>();
+  await vi.waitFor(
+    async () => {
+      const now = await holder();
+      expect(now?.pid).toBe(first?.pid);
+      expect(heard.add(now?.heard).size).toBeGreaterThan(2);
+    },
+    { timeout: 20_000 },
+  );
+  await sql.query('SELECT pg_terminate_backend($1)', [first?.pid]);
+  await vi.waitFor(
+    async () => {
+      const now = await holder();
+      expect(now).toBeDefined();
+      expect(now?.pid).not.toBe(first?.pid);
+    },
+    { timeout: 20_000 },
+  );
+  await snapshot.end();
+  await updated;
+  expect(await indexes(sql, 'seat')).toEqual(
+    ['_id', '_key', 'a', 'b', 'c'].map((f) => expectedIndex('seat', f)),
+  );
+});
+
 test('what a server that is killed was building or reindexing another one finishes', async () => {
   await sql.query('CREATE DATABASE killed');
   const url = postgres.url.replace(/conger$/, 'killed');

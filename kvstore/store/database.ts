@@ -8,6 +8,9 @@ import { Connections, unreachable } from './connections.ts';
 import { schemaName } from './identifiers.ts';
 
 const statementTimeoutMs = 60_000;
+/** A find that may stream for long has longer than an ordinary statement. */
+export const streamTimeoutMs = 600_000;
+const keepAliveMs = 5_000;
 
 /** Of index-builder.ts: its seat, its builds, and what it asks meanwhile. */
 const builderConnections = 8;
@@ -66,13 +69,25 @@ export function openDatabase(postgres: string, poolSize: number, log: Logger): D
     options: readonly string[] = [],
     own: Partial<Pick<pg.PoolConfig, 'statement_timeout' | 'idleTimeoutMillis'>> = {},
   ): Connections => {
-    const settings = [`search_path=${schemaName},public`, 'jit=off', ...options];
+    const settings = [
+      `search_path=${schemaName},public`,
+      'jit=off',
+      // A server that is stopped or cut off does not keep its locks; hooks may keep a live one waiting for 10 s.
+      'idle_in_transaction_session_timeout=30s',
+      // Nor the snapshot of an answer that it does not read. A live one pauses, too, while its client is slow.
+      `tcp_user_timeout=${streamTimeoutMs}`,
+      'tcp_keepalives_idle=10',
+      'tcp_keepalives_interval=10',
+      'tcp_keepalives_count=6',
+      ...options,
+    ];
     const connections = new Connections({
       finder,
       to,
       pool: {
         max,
         keepAlive: true,
+        keepAliveInitialDelayMillis: keepAliveMs,
         idleTimeoutMillis: 0,
         connectionTimeoutMillis: 10_000,
         statement_timeout: statementTimeoutMs,
@@ -110,10 +125,10 @@ export function openDatabase(postgres: string, poolSize: number, log: Logger): D
         'statement_timeout=0',
         'lock_timeout=0',
         'transaction_timeout=0',
-        'idle_in_transaction_session_timeout=0',
         // A build leaves processors to the writers.
         'max_parallel_maintenance_workers=0',
-        // A machine that is gone does not keep the seat.
+        // A machine that is gone does not keep the seat. On Linux tcp_user_timeout would go before the count.
+        'tcp_user_timeout=0',
         'tcp_keepalives_idle=3',
         'tcp_keepalives_interval=1',
         'tcp_keepalives_count=3',

@@ -2,7 +2,7 @@ import type pg from 'pg';
 import type { RpcCall, RpcTable } from '../rpc.ts';
 import { type CallOptions, parseArguments } from './arguments.ts';
 import type { Bucket } from './bucket.ts';
-import { reading } from './database.ts';
+import { reading, streamTimeoutMs } from './database.ts';
 import { exchangePages, type TextRow, timeLimit } from './exchange.ts';
 import type { Filter } from './filter/ast.ts';
 import { Parameters, typeOf } from './filter/compile.ts';
@@ -22,8 +22,6 @@ const handledOptions = [
 ];
 /** Rows that go into one message. */
 const rowsPerMessage = 20;
-/** A find that may stream for long has longer than an ordinary statement. */
-const streamTimeoutMs = 600_000;
 const ordinaryLimit = 1000;
 /** Searches that may wait for their turn. */
 const maxWaiting = 4096;

@@ -14,6 +14,7 @@ import { retryingLocks } from './table-lock.ts';
 
 const maxBuilds = 3;
 const pauseMs = 1_000;
+const beatMs = 1_000;
 
 /** An index could not be built, and will not be by another try. */
 class BuildFailed extends Error {
@@ -91,9 +92,24 @@ export class IndexBuilder {
   async #seated(): Promise<void> {
     await withClient(this.#connections, async (client) => {
       await this.#lock(client, builderSeat, 'EXCLUSIVE');
-      await this.#buildAll();
+      const done = new AbortController();
+      // A seat that is lost is no reason to stop: another server then only waits for the builds that are under way.
+      this.#beat(client, done.signal).catch(() => undefined);
+      try {
+        await this.#buildAll();
+      } finally {
+        done.abort();
+      }
       await client.query('ROLLBACK');
     });
+  }
+
+  /** PostgreSQL ends a transaction that it hears nothing of (database.ts), so who is stopped loses the seat. */
+  async #beat(client: pg.PoolClient, signal: AbortSignal): Promise<void> {
+    for (;;) {
+      await delay(beatMs, undefined, { signal });
+      await client.query('');
+    }
   }
 
   /**
