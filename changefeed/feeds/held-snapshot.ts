@@ -10,8 +10,8 @@ export interface Hold<Item> {
 }
 
 /**
- * A snapshot of the store that readers share, in memory for as long as one of them is sent it. It has a turn meanwhile: that
- * bounds how many there are at once.
+ * A snapshot of the store that readers share, in memory for as long as one of them is sent it. It has a turn meanwhile,
+ * and in any case until the store has answered: that bounds how many there are at once.
  */
 export class HeldSnapshot<Item> {
   readonly #answer: Promise<FeedSnapshot<Item>>;
@@ -30,6 +30,7 @@ export class HeldSnapshot<Item> {
     this.#turn = turns.take();
     this.#onEnd = onEnd;
     this.#answer = this.#turn.begun.then(async () => {
+      if (this.#readers === 0) throw new Error('nobody waits for the snapshot any more');
       this.#since = place();
       return { ...(await read()), since: this.#since };
     });
@@ -51,8 +52,10 @@ export class HeldSnapshot<Item> {
         if (!held) return;
         held = false;
         if (--this.#readers > 0) return;
-        this.#turn.over();
         this.#onEnd();
+        const over = () => this.#turn.over();
+        if (this.#since === undefined) over();
+        else this.#answer.then(over, over);
       },
     };
   }
