@@ -148,6 +148,26 @@ test('an instance that falls silent is left for another', async () => {
   await eventually(() => expect(f.keys()).toEqual(['put x']));
 });
 
+test('spaces ahead of a line, which say that an instance lives, are no trouble', async () => {
+  const server = createServer((_, response) => {
+    response.writeHead(200);
+    response.write(' ', () => {
+      const end = JSON.stringify({ type: 'snapshot-end', count: 0, cursor: 'c' });
+      response.write(`  ${end}\n`);
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  stops.push(async () => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const f = follow([{ url } as TestInstance], { snapshot: true });
+  await f.begun();
+  expect(f.events.map(({ type }) => type)).toEqual(['snapshot-begin', 'snapshot-end']);
+  expect(f.troubles).toEqual([]);
+});
+
 test('a snapshot that is broken off begins anew: what was in its part is not taken for being there', async () => {
   const line = (key: string) =>
     `${JSON.stringify({ type: 'snapshot', resource: 'thing', key, value: {} })}\n`;

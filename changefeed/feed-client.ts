@@ -29,7 +29,10 @@ export interface FollowOptions {
   /** Told why a connection ended; the next one is being tried. */
   readonly onTrouble?: (error: unknown) => void;
   readonly signal: AbortSignal;
-  /** An instance that says nothing for so long is left, in ms (60,000; bookmarks come every 20 s at least). */
+  /**
+   * An instance that says nothing for so long is left, in ms (60,000). Bookmarks come every 20 s at least, and spaces every
+   * 15 s while a snapshot is waited for.
+   */
   readonly silentMs?: number;
 }
 

@@ -252,6 +252,38 @@ test('readers who want a snapshot at the same time share one, and each sees ever
   expect(find).toHaveBeenCalledTimes(1);
 });
 
+test('who waits for a snapshot hears that the instance lives: spaces ahead of the first line, and none later', async () => {
+  const log = new TestLog(1);
+  const kv = new TestKv();
+  await kv.put('things', 'a', { name: 'a' });
+  const found = await kv.find('things');
+  let answer: () => void = () => undefined;
+  vi.spyOn(kv, 'find').mockImplementation(
+    () =>
+      new Promise((resolve) => {
+        answer = () => resolve(found as never);
+      }),
+  );
+  const one = await instance(log, kv, {}, { pingMs: 20 });
+  const { lines } = await socket(one, { resource: 'thing', snapshot: 'true' });
+  const response = await new Promise<IncomingMessage>((resolve, reject) => {
+    get(`${one.url}/feed?resource=thing&snapshot=true`, resolve).on('error', reject);
+  });
+  stops.push(async () => void response.destroy());
+  let text = '';
+  response.setEncoding('utf8').on('data', (part: string) => {
+    text += part;
+  });
+  await eventually(() => expect(text).toMatch(/^ {3,}$/));
+  expect(lines).toEqual([]);
+  answer();
+  await eventually(() => expect(text.split('\n').length).toBeGreaterThan(20));
+  const [first, ...rest] = text.split('\n').slice(0, -1);
+  expect(JSON.parse(first ?? '')).toMatchObject({ type: 'snapshot', key: 'a' });
+  for (const line of rest) expect(line).toMatch(/^\{.*\}$/);
+  await eventually(() => expect(lines[0]).toMatchObject({ type: 'snapshot', key: 'a' }));
+});
+
 test('no more than four snapshots are held at once, and who does not take one makes room', {
   timeout: 60_000,
 }, async () => {

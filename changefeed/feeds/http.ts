@@ -27,7 +27,10 @@ export interface HttpFeedOptions {
   readonly bookmarkMs?: number;
   /** How long a reader may take nothing of the log, or of a page of its snapshot, in ms (30,000). */
   readonly stuckMs?: number;
-  /** How often websockets are pinged; one that has not answered by the next time is ended. In ms (15,000). */
+  /**
+   * How often websockets are pinged, and those told over HTTP who wait for a snapshot that this instance lives. A websocket
+   * that has not answered by the next time is ended. In ms (15,000).
+   */
   readonly pingMs?: number;
 }
 
@@ -88,7 +91,9 @@ export async function httpFeed(fastify: FastifyInstance, options: HttpFeedOption
     preHandler: async (request) => feeds.check(request.query),
     handler: async (request, reply) => {
       const { raw } = reply;
-      const begin = await feeds.open(request.query, () => httpSink(raw));
+      // JSON allows spaces ahead of a value, so that clients need not know of it.
+      const heartbeat = () => raw.write(' ');
+      const begin = await feeds.open(request.query, () => httpSink(raw), heartbeat);
       reply.hijack();
       // Not waited for: what fastify keeps of a request that it waits for would be kept for as long as the client listens.
       feeds.serveHttp(begin, raw, reply.getHeaders());
@@ -104,6 +109,9 @@ export async function httpFeed(fastify: FastifyInstance, options: HttpFeedOption
 
 type Begin = () => Feed;
 
+/** Tells a reader that this instance lives, where there is nothing to be sent. */
+type Heartbeat = () => void;
+
 /** The open feeds of one server. */
 class Feeds {
   readonly #options: HttpFeedOptions;
@@ -112,6 +120,8 @@ class Feeds {
   readonly #sockets = new Map<WebSocket, boolean>();
   readonly #pulse: NodeJS.Timeout;
   readonly #snapshots = new Turns(snapshotsAtOnce);
+  /** Of the readers whose snapshot is not sent yet. */
+  readonly #heartbeats = new Set<Heartbeat>();
   #closed = false;
 
   constructor(options: HttpFeedOptions) {
@@ -130,7 +140,7 @@ class Feeds {
    * Finds where a feed begins; it begins when the answered function is called.
    * @throws CongerError as `check`, and BadRequest, PositionGone
    */
-  async open(query: Query, sink: () => Sink): Promise<Begin> {
+  async open(query: Query, sink: () => Sink, heartbeat?: Heartbeat): Promise<Begin> {
     const { broadcast, bookmarkMs, stuckMs } = this.#options;
     const resource = this.#find(query.resource);
     const since = await this.#since(query);
@@ -145,7 +155,7 @@ class Feeds {
         send: sink(),
         ...(bookmarkMs === undefined ? {} : { bookmarkMs }),
         ...(stuckMs === undefined ? {} : { stuckMs }),
-        ...(query.snapshot && since === undefined ? this.#snapshotOf(readers) : {}),
+        ...(query.snapshot && since === undefined ? this.#snapshotOf(readers, heartbeat) : {}),
       });
       this.#feeds.add(feed);
       void feed.done.then(() => {
@@ -205,15 +215,22 @@ class Feeds {
     }, closeMs).unref();
   }
 
-  #snapshotOf(readers: FeedClass): Pick<FeedOptions<string, Line>, 'snapshot' | 'snapshotOver'> {
+  #snapshotOf(
+    readers: FeedClass,
+    heartbeat: Heartbeat = () => undefined,
+  ): Pick<FeedOptions<string, Line>, 'snapshot' | 'snapshotOver'> {
     const { broadcast, kv } = this.#options;
     let held: Hold<string> | undefined;
     return {
       snapshot: () => {
+        this.#heartbeats.add(heartbeat);
         held = readers.hold(broadcast, kv, this.#snapshots);
         return held.answer;
       },
-      snapshotOver: () => held?.release(),
+      snapshotOver: () => {
+        this.#heartbeats.delete(heartbeat);
+        held?.release();
+      },
     };
   }
 
@@ -240,6 +257,7 @@ class Feeds {
       else socket.ping();
       this.#sockets.set(socket, false);
     }
+    for (const heartbeat of this.#heartbeats) heartbeat();
     const lags = [...this.#feeds].map(({ lag }) => lag);
     lagNow.set(lags.reduce<number>((most, lag) => Math.max(most, lag ?? 0), 0));
     catchingUpNow.set(lags.filter((lag) => lag === undefined).length);
