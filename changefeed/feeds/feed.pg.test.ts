@@ -90,6 +90,8 @@ function follow(
           : {
               snapshot: async () => {
                 const found = await process.kv.find<Counter>('counters', '(owner=*)', { noLimit: true });
+                // Some take longer than a short ring holds what comes meanwhile.
+                await new Promise((resolve) => setTimeout(resolve, Math.random() * 400));
                 return { items: found.objects, found };
               },
             }),
