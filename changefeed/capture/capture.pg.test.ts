@@ -243,6 +243,45 @@ describe('the capture', { timeout: 30_000 }, () => {
     await capture.stop();
   });
 
+  test('a change that is not visible yet holds nothing up where the connection for questions goes silent', {
+    timeout: 90_000,
+  }, async () => {
+    const alone = await startPostgres({ synchronous_standby_names: 'nobody', synchronous_commit: 'local' });
+    cleanup.push(() => alone.stop());
+    url = alone.url;
+    const proxy = await startProxy(Number(new URL(url).port));
+    cleanup.push(() => proxy.close());
+    const proxied = new URL(url);
+    proxied.port = String(proxy.port);
+    const bodies = new Watched();
+    const seen: string[] = [];
+    const writer = (): LogWriter => ({
+      open: async () => Array.from({ length: partitions }, () => ''),
+      append: async (records) => {
+        for (const one of records) seen.push(one.body.toString());
+        bodies.changed();
+      },
+      close: async () => undefined,
+    });
+    const capture = await startCapture({ postgres: proxied.href, writer });
+    const waiting = await connected();
+    const [{ pid }] = (await waiting.query('SELECT pg_backend_pid() AS pid')).rows;
+    await waiting.query('SET synchronous_commit = on');
+    const stuck = emit(waiting, [{ partitionKey: 'k', body: 'in the end' }]);
+    await untilTrue(
+      `SELECT query LIKE '%pg_current_snapshot%' AS yes FROM pg_stat_activity
+        WHERE application_name = 'conger capture ${slot} control'`,
+    );
+    // The stream is opened last, and goes with it.
+    proxy.strand(2);
+    const client = await connected();
+    await client.query('SELECT pg_cancel_backend($1)', [pid]);
+    await stuck;
+    await bodies.until(() => seen.length === 1);
+    expect(seen).toEqual(['in the end']);
+    await capture.stop();
+  });
+
   test('the slot moves on while only other tables change', async () => {
     await startCapture();
     const client = await connected();
@@ -405,6 +444,35 @@ describe('the capture', { timeout: 30_000 }, () => {
     expect(capture.status.epoch).toBe(2);
     const rows = await query<{ position: string }>(url, 'SELECT position FROM conger_log');
     expect(rows.map((row) => parsePosition(row.position).epoch)).toEqual(Array(partitions + 1).fill(2));
+  });
+
+  test('a capture that loses its seat as it opens an epoch begins anew, also where the log takes nothing', async () => {
+    const client = await connected();
+    await ensureSlot(client, slot, log);
+    await client.query('SELECT pg_drop_replication_slot($1)', [slot]);
+    let opening: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => {
+      opening = resolve;
+    });
+    let writers = 0;
+    const writer = (): LogWriter => {
+      const inner = embedded();
+      if (writers++ > 0) return inner;
+      return {
+        ...bound(inner),
+        append: () => {
+          opening();
+          return new Promise(() => {});
+        },
+      };
+    };
+    await startCapture({ writer });
+    await held;
+    await client.query(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'conger capture ${slot} seat'`,
+    );
+    await untilAppended(url, partitions);
+    expect(writers).toBe(2);
   });
 
   test('stopping leaves everything that was appended confirmed', async () => {

@@ -122,8 +122,8 @@ export class Capture {
     slotIsThere();
   }
 
-  /** Captures for as long as the seat is held, also where the stream has to begin anew. */
-  async #hold(seat: Lease, first: LogWriter, signal: AbortSignal, established: () => void): Promise<void> {
+  /** Captures for as long as the seat is held, also where the stream has to begin anew; throws in the end. */
+  async #hold(seat: Lease, first: LogWriter, signal: AbortSignal, established: () => void): Promise<never> {
     for (let log = first; ; log = await this.#options.openWriter()) {
       try {
         return await this.#reign(seat, log, signal, established);
@@ -136,8 +136,8 @@ export class Capture {
     }
   }
 
-  /** Captures for as long as everything holds; throws when something does not. Returns on `signal`. */
-  async #reign(seat: Lease, log: LogWriter, signal: AbortSignal, established: () => void): Promise<void> {
+  /** Captures for as long as everything holds, and until `signal`; throws in the end, whatever that is. */
+  async #reign(seat: Lease, log: LogWriter, signal: AbortSignal, established: () => void): Promise<never> {
     const { slot, partitions } = this.#options;
     await failpoint('capture.seat.after');
     const control = await connect(this.#connection('control'));
@@ -204,36 +204,34 @@ export class Capture {
       stream = reading;
       const over = Promise.race([
         anew,
-        stream.over,
+        reading.over,
         seat.lost.then(() => 'the seat was lost'),
         controlLost.then(() => 'the control connection was lost'),
-        aborted(signal),
-      ]);
-      const early = await Promise.race([stream.begun.then(() => 'begun' as const), over]);
-      if (early === undefined) return;
-      if (early !== 'begun') throw new Error(early);
+        aborted(signal).then(() => 'it was stopped'),
+      ]).then((why): never => {
+        throw new Error(why);
+      });
+      await Promise.race([reading.begun, over]);
       unwatch = watch({
-        ...{
-          control,
-          slot,
-          stream: reading,
-          budget: this.#budget,
-          parts: this.#parts,
-          giveUp,
-          log: this.#log,
-        },
+        control,
+        slot,
+        stream: reading,
         appended: () => this.#position,
+        budget: this.#budget,
+        parts: this.#parts,
+        giveUp,
+        log: this.#log,
       });
       await failpoint('capture.stream.after');
-      await checkEpoch(control, slot, this.#epoch);
+      await Promise.race([checkEpoch(control, slot, this.#epoch), over]);
       const opening = openings(this.#epoch, tails);
-      if (opening.length > 0) await log.append(opening);
+      if (opening.length > 0) await Promise.race([log.append(opening), over]);
       work = flow.run();
       this.#setActive(true);
       this.#log.info({ slot, epoch: this.#epoch }, 'capturing');
       established();
-      const why = await Promise.race([over, work.then(() => 'the pipeline ended')]);
-      if (why !== undefined) throw new Error(why);
+      await Promise.race([work, over]);
+      throw new Error('the pipeline ended');
     } catch (error) {
       seated = error instanceof StreamAnewError;
       throw error;
@@ -246,10 +244,11 @@ export class Capture {
       pipeline?.stop();
       const close = () =>
         log.close().catch((error) => this.#log.debug({ err: error }, 'closing the log failed'));
-      if (!signal.aborted && !seated) {
-        // Without a seat an append in flight is the next owner's to fence, and nothing to wait for: it may take for ever.
-        await seat.leave();
-        await Promise.all([stream?.close(), close()]);
+      if (!signal.aborted) {
+        if (!seated) await seat.leave();
+        // An append in flight may take for ever. Without a seat it is the next owner's to fence, and nothing to wait for.
+        // And nobody looks any more: PostgreSQL is not to wait for a stream that is at rest.
+        await Promise.all([stream?.close(), ...(seated ? [] : [close(), disconnect(control)])]);
       }
       await work?.catch(() => undefined);
       room.close();
@@ -303,9 +302,9 @@ export class Capture {
   }
 }
 
-function aborted(signal: AbortSignal): Promise<undefined> {
+function aborted(signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
-    if (signal.aborted) resolve(undefined);
-    else signal.addEventListener('abort', () => resolve(undefined), { once: true });
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
   });
 }

@@ -19,6 +19,9 @@ let capture: Capture | undefined;
 let truth: Witness;
 /** What the capture has logged. */
 let told: string[];
+/** While it is set, appends wait. */
+let hold: Promise<void> | undefined;
+let appending: () => void = () => undefined;
 
 beforeAll(async () => {
   server = await startPostgres({ logical_decoding_work_mem: '64kB' });
@@ -28,6 +31,7 @@ afterAll(() => server.stop());
 
 beforeEach(async () => {
   told = [];
+  hold = undefined;
   truth = new Witness(server.url);
   await truth.prepare();
 });
@@ -44,11 +48,21 @@ async function start(spool: SpoolOptions = {}): Promise<void> {
     postgres: server.url,
     slot: 'conger',
     partitions,
-    openWriter: async () =>
-      createEmbeddedWriter({
+    openWriter: async () => {
+      const inner = createEmbeddedWriter({
         ...{ postgres: server.url, partitions, retainMs: 2 ** 45, retainRecords: 1e6 },
         log: silentLogger(),
-      }),
+      });
+      return {
+        open: () => inner.open(),
+        close: () => inner.close(),
+        append: async (records) => {
+          appending();
+          await hold;
+          await inner.append(records);
+        },
+      };
+    },
     spool,
     log: pino({}, { write: (line: string) => told.push(JSON.parse(line).msg) }),
   });
@@ -242,3 +256,35 @@ test.for(['commits', 'is rolled back'])(
     await other.end();
   },
 );
+
+test('a stream that begins anew is let go of at once, also where the log takes nothing', async () => {
+  let release: () => void = () => undefined;
+  hold = new Promise((resolve) => {
+    release = resolve;
+  });
+  const begun = new Promise<void>((resolve) => {
+    appending = resolve;
+  });
+  await start();
+  const [client, other] = [new pg.Client(server.url), new pg.Client(server.url)];
+  await client.connect();
+  await other.connect();
+  await emit(other, [{ partitionKey: 'owner-1', body: 'before' }]);
+  await begun;
+  await client.query('BEGIN');
+  await emitMany(client, 'before.', 500);
+  await client.query('SAVEPOINT a');
+  await emitMany(client, 'taken back.', 500);
+  await client.query('ROLLBACK TO a');
+  await emitMany(client, 'after.', 500);
+  // A checkpoint that gives the slot up would wait for who reads it.
+  while ((await query(server.url, 'SELECT FROM pg_replication_slots WHERE active')).length > 0) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  release();
+  await client.query('COMMIT');
+  await untilAppended(server.url, 1_001);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+  await client.end();
+  await other.end();
+});
