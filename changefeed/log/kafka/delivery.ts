@@ -8,6 +8,7 @@ import type { LogBatch, LogRecord, Position } from '../../types.ts';
 import { Whole } from '../../whole.ts';
 import type { Fetched } from './fetch.ts';
 import { fromMessage, sizeOf } from './records.ts';
+import { doubtfulFrom, isAnotherTopic } from './same-topic.ts';
 
 /** What one batch holds at most; what a transaction has in the partition may be larger. */
 const maxBatchRecords = 500;
@@ -52,8 +53,9 @@ interface Queued {
  * only after the handler has taken the one before. A handler that throws gets the same batch again. What a transaction
  * has in the partition is in one batch, unless it is too large.
  *
- * An offset means nothing in a topic that was deleted and made again. So where connections are new, the first fetch
- * begins at the last record that was read: one that is of a later position shows that the topic is another one.
+ * An offset means nothing in a topic that was deleted and made again. So where connections are new, or no fetch was under
+ * way for a while, the next one begins at the last record that was read: one that is of a later position shows that the
+ * topic is another one.
  */
 export class Delivery {
   readonly partition: number;
@@ -89,11 +91,10 @@ export class Delivery {
 
   /** Where the next fetch starts. */
   get from(): bigint {
-    const certain = this.#sameTopic || this.#position === START || this.#next === 0n;
-    return certain ? this.#next : this.#next - 1n;
+    return this.#sameTopic ? this.#next : doubtfulFrom(this.#next, this.#position);
   }
 
-  /** Connections were made anew. */
+  /** The topic may have been made anew since the last fetch. */
   doubt(): void {
     this.#sameTopic = false;
   }
@@ -108,7 +109,7 @@ export class Delivery {
     this.#begun = true;
     if (fetched === undefined) return;
     const { messages, next } = fetched;
-    if (!this.#sameTopic && this.#isAnother(messages)) {
+    if (!this.#sameTopic && isAnotherTopic(messages, this.partition, this.#next, this.#position)) {
       this.#lose(0n);
       return;
     }
@@ -140,14 +141,6 @@ export class Delivery {
   async stop(): Promise<void> {
     this.#stopped.abort();
     await this.#running;
-  }
-
-  /** Whether the record before the next one is none that was read. */
-  #isAnother(messages: readonly FetchedMessage[]): boolean {
-    if (this.#position === START) return false;
-    const before = messages.find(({ offset }) => BigInt(offset) === this.#next - 1n);
-    const record = before && fromMessage(this.partition, before);
-    return record !== undefined && record.position > this.#position;
   }
 
   #queueUp(message: FetchedMessage): void {

@@ -142,7 +142,10 @@ export class Fetcher {
 
   async #untilSomethingToFetch(led: (partition: number) => boolean, client?: Client): Promise<void> {
     while (!this.#stopped.signal.aborted && client?.isCut !== true) {
-      for (const { partition, hasRoom } of this.#deliveries.values()) if (hasRoom && led(partition)) return;
+      const mine = [...this.#deliveries.values()].filter(({ partition }) => led(partition));
+      if (mine.some(({ hasRoom }) => hasRoom)) return;
+      // While no fetch is under way no broker says that the topic is deleted.
+      for (const delivery of mine) delivery.doubt();
       await new Promise<void>((resolve) => this.#wake.push(resolve));
     }
   }

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
+import { connect, Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Kafka, logLevel, Partitioners } from 'kafkajs';
+import { type Admin, Kafka, logLevel, Partitioners } from 'kafkajs';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { silentLogger } from '../../../runtime/log.ts';
 import { kafkaAvailable, startKafka, type TestKafka } from '../../../test/fixtures/kafka.ts';
@@ -9,6 +10,7 @@ import { Member } from '../../testing/member.ts';
 import type { LogBatch, LogReader, LogRecord, LogWriter } from '../../types.ts';
 import { createKafkaReader, createKafkaWriter, type KafkaOptions } from './index.ts';
 import { toMessage } from './records.ts';
+import { ensureTopic } from './topic.ts';
 
 const partitions = 3;
 
@@ -75,6 +77,21 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
       await transaction[end]();
     }
     await producer.disconnect();
+  }
+
+  async function admin(ask: (admin: Admin) => Promise<unknown>): Promise<void> {
+    const one = new Kafka({ brokers: kafka.brokers, logLevel: logLevel.NOTHING }).admin();
+    await one.connect();
+    await ask(one).finally(() => one.disconnect());
+  }
+  /** Deletes the topic and makes it again, under readers whose connections stay. */
+  async function remake(): Promise<void> {
+    const { topic } = options;
+    await admin(async (one) => {
+      await one.deleteTopics({ topics: [topic] });
+      await vi.waitFor(async () => expect(await one.listTopics()).not.toContain(topic), 10_000);
+    });
+    await ensureTopic(options);
   }
 
   test('readAll has read everything that was there when it resolves, over a slow handler', async () => {
@@ -238,6 +255,79 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
       kafka.signal('SIGCONT');
     }
     await member.until(() => member.owned.size === partitions);
+  });
+
+  test('who was cut off at the start of an empty partition is told of what was trimmed meanwhile', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    const sockets: Socket[] = [];
+    let cutOff = false;
+    const dial = (host: string, port: number) => {
+      const socket = cutOff ? new Socket().destroy(new Error('cut off')) : connect({ host, port });
+      sockets.push(socket);
+      return socket;
+    };
+    const on = await createKafkaReader({ ...options, dial });
+    open.push(on);
+    const told: (number | 'gap')[] = [];
+    const take = ({ records }: LogBatch) => void told.push(...records.map(numberOf));
+    await on.readAll(0, take, () => void told.push('gap'));
+    // Found by a fetch that asks for all partitions.
+    await log.append([record(1, 1)]);
+    await vi.waitFor(() => expect(told).toEqual([1]));
+    cutOff = true;
+    for (const socket of sockets) socket.destroy(new Error('cut off'));
+    await log.append(range(2, 12).map((n) => record(n, 0)));
+    const { topic } = options;
+    const partition = { partition: 0, offset: '7' };
+    await admin(async (one) => {
+      // Has it learn of the topic, without which it deletes nothing.
+      await one.fetchTopicOffsets(topic);
+      await one.deleteTopicRecords({ topic, partitions: [partition] });
+    });
+    cutOff = false;
+    await vi.waitFor(() => expect(told).toEqual([1, 'gap', 9, 10, 11]), 20_000);
+  });
+
+  test('a topic that was made anew under a member without room is another one', async () => {
+    fresh();
+    options = { ...options, partitions: 1 };
+    const log = await writer();
+    await log.open();
+    const member = new Member('member', 1);
+    member.refuse = 0;
+    await (await reader()).join('group', 'member', member);
+    // More than is fetched for a member that takes nothing.
+    for (const n of range(0, 40)) await log.append([record(n, 0, 100_000)]);
+    await member.until(() => member.refused > 0);
+    await remake();
+    const other = await writer();
+    await other.open();
+    await other.append(range(100, 200).map((n) => record(n, 0)));
+    member.refuse = undefined;
+    await member.until(() => member.positions(0).at(-1) === record(199).position);
+    expect(member.gaps).toHaveLength(1);
+    const read = (member.byPartition.get(0) ?? []).map(numberOf);
+    expect(read).toEqual([...range(0, read.length - 100), ...range(100, 200)]);
+  });
+
+  test('a page behind a cursor is not taken from a topic that was made anew', async () => {
+    fresh();
+    const log = await writer();
+    await log.open();
+    await log.append(range(1, 11).map((n) => record(n, 0)));
+    const on = await reader();
+    const page = await on.readFrom(0, await on.locate(0, record(5).position));
+    expect(page?.records.map(numberOf)).toEqual(range(6, 11));
+    await remake();
+    const other = await writer();
+    await other.open();
+    await other.append(range(11, 41).map((n) => record(n, 0)));
+    const cursor = page?.cursor ?? { position: '', offset: '' };
+    const read = async () => (await on.readFrom(0, cursor))?.records.map(numberOf);
+    // Brokers may take a while to know the new topic.
+    await vi.waitFor(() => expect(read()).rejects.toMatchObject({ code: 'PositionGone' }), 10_000);
   });
 
   test('what is closed while no broker answers ends, and what it was doing fails', async () => {

@@ -7,6 +7,7 @@ import { Client, type KafkaOptions } from './client.ts';
 import { readEnds } from './ends.ts';
 import { type Fetched, fetchOnce } from './fetch.ts';
 import { fromMessage, repeatable } from './records.ts';
+import { doubtfulFrom, isAnotherTopic } from './same-topic.ts';
 
 /** How long connections are kept for the next page. */
 const idleMs = 10_000;
@@ -117,15 +118,19 @@ class Reader {
   }
 
   async page({ position, offset }: Cursor): Promise<LogBatch | undefined> {
-    let next = BigInt(offset);
+    const next = BigInt(offset);
+    // A topic may be made anew between two pages, without a word over the connections.
+    let from = doubtfulFrom(next, position);
     for (;;) {
-      const fetched = await this.#fetch(next);
+      const fetched = await this.#fetch(from);
+      if (fetched === undefined && from < next) throw this.#silent();
       if (fetched === undefined) return undefined;
-      next = fetched.next;
+      if (isAnotherTopic(fetched.messages, this.#partition, next, position)) throw gone();
+      from = fetched.next;
       const records = this.#ascending(fetched, position);
       const last = records.at(-1);
       if (last === undefined) continue;
-      const cursor = { position: last.position, offset: String(next) };
+      const cursor = { position: last.position, offset: String(from) };
       return { partition: this.#partition, records, cursor };
     }
   }
@@ -185,7 +190,7 @@ class Reader {
   /** What one fetch from `offset` shows: the first record behind the position, and whether it is the first of all. */
   async #look(offset: bigint, position: Position) {
     const fetched = await this.#fetch(offset);
-    if (fetched === undefined) throw new Error(`no broker answers for partition ${this.#partition}`);
+    if (fetched === undefined) throw this.#silent();
     const records = fetched.messages.flatMap((message) => {
       const record = fromMessage(this.#partition, message);
       return record === undefined ? [] : [{ offset: BigInt(message.offset), position: record.position }];
@@ -196,6 +201,11 @@ class Reader {
       behind: found === undefined ? undefined : { offset: found.offset, first: at === 0 },
       next: fetched.next,
     };
+  }
+
+  /** Nothing was answered where a record must be. */
+  #silent(): Error {
+    return new Error(`no broker answers for partition ${this.#partition}`);
   }
 
   async #fetch(offset: bigint): Promise<Fetched | undefined> {
