@@ -105,6 +105,28 @@ test('the slot of another database is refused, and left alone', async () => {
   await neighbour.end();
 });
 
+test('who stopped as it looked for the slot keeps nobody waiting', async () => {
+  const stopped = new pg.Client(server.url);
+  stopped.on('error', () => undefined);
+  await stopped.connect();
+  const ask = stopped.query.bind(stopped) as (text: string) => Promise<pg.QueryResult>;
+  let stopping: () => void = () => undefined;
+  const holding = new Promise<void>((resolve) => {
+    stopping = resolve;
+  });
+  stopped.query = ((text: string) => {
+    if (text.includes('pg_advisory')) return ask(text).finally(stopping);
+    return text.startsWith('SET') ? ask(text) : new Promise(() => {});
+  }) as typeof stopped.query;
+  void ensureSlot(stopped, 'conger', log);
+  await holding;
+  expect(await ensureSlot(client, 'conger', log)).toBe(1);
+  // A connection that is used on may be at rest for as long as it likes.
+  const { rows } = await client.query('SHOW idle_session_timeout');
+  expect(rows).toEqual([{ idle_session_timeout: '0' }]);
+  await stopped.end();
+});
+
 test('a capture stops also while its slot waits for a transaction to end', async () => {
   const open = new pg.Client(server.url);
   await open.connect();

@@ -6,6 +6,8 @@ import type { Position } from '../types.ts';
 import { currentTimeline, type HistoryOf, leftAt } from './timeline.ts';
 
 const FAILOVER_SLOTS_SINCE = 170_000;
+/** How long who holds the lock on the schema may say nothing, before PostgreSQL ends its session. */
+const SILENT_MS = 10_000;
 /** How long a walsender that is told to end may take, */
 const TERMINATION_MS = 5_000;
 /** and how often it is told. */
@@ -19,6 +21,8 @@ const TERMINATION_STEP_MS = 200;
  * @throws Error where the slot is another database's
  */
 export async function ensureSlot(client: pg.Client, slot: string, log: Logger): Promise<number> {
+  // A process that is stopped here, or cut off, would keep the lock for good, and who waits for it stops vacuum.
+  await client.query(`SET idle_session_timeout = ${SILENT_MS}`);
   await client.query(`SELECT pg_advisory_lock(${SCHEMA_LOCK})`);
   try {
     await ensureTable(client);
@@ -45,6 +49,7 @@ export async function ensureSlot(client: pg.Client, slot: string, log: Logger): 
     return epoch;
   } finally {
     await client.query(`SELECT pg_advisory_unlock(${SCHEMA_LOCK})`);
+    await client.query('RESET idle_session_timeout');
   }
 }
 
