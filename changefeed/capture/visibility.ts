@@ -5,6 +5,8 @@ import { extendXid, isVisible, parseSnapshot, type Snapshot } from '../snapshot.
 /** Transactions become visible some 0.1 ms after they are in the WAL; what takes longer waits for a standby. */
 const EAGER_TRIES = 10;
 const MOST_PAUSE_MS = 20;
+/** How long a snapshot tells which 64-bit id a 32-bit one is: no 2^31 transactions take so little time. */
+const FRESH_MS = 60_000;
 
 /**
  * Knows what a new read of the primary sees. Being in the WAL comes first, and being visible after it (with a
@@ -12,11 +14,14 @@ const MOST_PAUSE_MS = 20;
  */
 export class Visibility {
   readonly #client: pg.Client;
+  readonly #now: () => number;
   #snapshot: Snapshot | undefined;
+  #readAt = 0;
 
   /** `client` is an ordinary connection to the primary. */
-  constructor(client: pg.Client) {
+  constructor(client: pg.Client, now: () => number = () => performance.now()) {
     this.#client = client;
+    this.#now = now;
   }
 
   /**
@@ -24,7 +29,8 @@ export class Visibility {
    * ids, in the given order.
    */
   async wait(xids32: readonly number[], signal: AbortSignal): Promise<bigint[]> {
-    let snapshot = this.#snapshot ?? (await this.#read());
+    const fresh = this.#now() - this.#readAt < FRESH_MS ? this.#snapshot : undefined;
+    let snapshot = fresh ?? (await this.#read());
     for (let tries = 0; ; tries++) {
       const now = snapshot;
       const xids = xids32.map((xid) => extendXid(xid, now));
@@ -36,6 +42,7 @@ export class Visibility {
   }
 
   async #read(): Promise<Snapshot> {
+    this.#readAt = this.#now();
     const { rows } = await this.#client.query<{ snapshot: string }>({
       name: 'conger-snapshot',
       text: 'SELECT pg_current_snapshot()::text AS snapshot',
