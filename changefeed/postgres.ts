@@ -9,6 +9,9 @@ export const KEEPALIVE_MS = 5_000;
 /** How long to wait for a primary, and for it to answer. */
 export const CONNECT_MS = 10_000;
 
+/** How long PostgreSQL may take to answer before the connection is given up: it may be gone without a word. */
+export const ANSWER_MS = 15_000;
+
 export interface ConnectOptions {
   /** As CONGER_POSTGRES: the URLs of all hosts, comma-separated. */
   readonly postgres: string;

@@ -3,7 +3,7 @@ import { messageOf } from '../../../runtime/errors.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import type { PrimaryFinder } from '../../../runtime/postgres/primary.ts';
 import { Backoff } from '../../backoff.ts';
-import { KEEPALIVE_MS } from '../../postgres.ts';
+import { CONNECT_MS, KEEPALIVE_MS } from '../../postgres.ts';
 
 /** The bell's payload; undefined: rings may have been missed, so look at everything. */
 export type OnRing = (payload: string | undefined) => void;
@@ -14,6 +14,10 @@ type Subscriber = ReturnType<typeof pgListen.default>;
 const PRIMARY_MS = 1_000;
 /** How long to wait between attempts to reconnect. */
 const RETRY_MS = 200;
+/** How often a question is asked over the connection, */
+const PING_MS = 5_000;
+/** and when there is another one, for want of an answer: before a third question would wait. */
+const ANSWER_MS = 9_000;
 
 /**
  * LISTEN, over connections that may break. A bell only says that it is time to look: whenever the connection is made
@@ -68,8 +72,10 @@ export class Doorbell {
           connectionString: primary.url,
           application_name: 'conger log doorbell',
           keepAliveInitialDelayMillis: KEEPALIVE_MS,
+          connectionTimeoutMillis: CONNECT_MS,
+          query_timeout: ANSWER_MS,
         },
-        { paranoidChecking: false, retryInterval: RETRY_MS, parse: (text) => text },
+        { paranoidChecking: PING_MS, retryInterval: RETRY_MS, parse: (text) => text },
       );
       this.#subscriber = subscriber;
       this.#attach(subscriber, primary.url);
@@ -92,17 +98,19 @@ export class Doorbell {
   #attach(subscriber: Subscriber, url: string): void {
     const { events } = subscriber;
     events.on('notification', ({ channel, payload }) => this.#ring(channel, String(payload ?? '')));
+    const close = () => void subscriber.close().catch(() => undefined);
+    const isOver = () => this.#subscriber !== subscriber || this.#closed.signal.aborted;
     // Also said after pg-listen has reconnected and listens again; it does not notice that it was closed meanwhile.
     events.on('connected', () => {
-      if (this.#closed.signal.aborted) void subscriber.close().catch(() => undefined);
+      if (isOver()) close();
       else this.#ringAll();
     });
     const replace = (error: unknown) => {
-      if (this.#subscriber !== subscriber || this.#closed.signal.aborted) return;
+      close();
+      if (isOver()) return;
       silence();
       this.#log.warn({ err: error }, 'the doorbell broke; opening another');
       this.#subscriber = undefined;
-      void subscriber.close().catch(() => undefined);
       this.#opening = this.#open();
     };
     // pg-listen only ever goes back to the host that it had.

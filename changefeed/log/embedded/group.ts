@@ -3,7 +3,8 @@ import { failpoint } from '../../../runtime/failpoints.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { Backoff } from '../../backoff.ts';
 import type { GroupHandler } from '../../types.ts';
-import type { Member, Membership } from './membership.ts';
+import type { Member } from './members.ts';
+import type { Membership } from './membership.ts';
 import type { Pump } from './pump.ts';
 
 export interface GroupMemberOptions {

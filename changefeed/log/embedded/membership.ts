@@ -6,7 +6,8 @@ import type { Logger } from '../../../runtime/log.ts';
 import { Backoff, pause } from '../../backoff.ts';
 import { type Seat, seatIsFree, takeFreeSeat } from '../../seat.ts';
 import type { Doorbell } from './doorbell.ts';
-import { beat, endSilent, MEMBER_NAME } from './pulse.ts';
+import { buryDead, listMembers, type Member } from './members.ts';
+import { beat, MEMBER_NAME, watchOver } from './pulse.ts';
 import { GROUP_CHANNEL } from './schema.ts';
 
 export interface MembershipOptions {
@@ -14,14 +15,6 @@ export interface MembershipOptions {
   readonly pool: pg.Pool;
   readonly doorbell: Doorbell;
   readonly log: Logger;
-}
-
-/** One member of a group, as all members list it. */
-export interface Member {
-  readonly seat: string;
-  readonly pid: number;
-  readonly group: string;
-  readonly member: string;
 }
 
 /** Told of every change of the living members; undefined: our own seat is lost, and with it every claim. */
@@ -40,8 +33,8 @@ const WATCH_RETRY_MS = 200;
 /**
  * Which members of all groups are alive. A process sits on one seat for all its members, and a member is alive while
  * its seat is held by the backend that it was entered with. Joining and leaving ring the bell. A crash is noticed
- * without polling: the seats form a ring, and each process waits for the seat after its own to become free. That a
- * process is stopped nobody can be told: the one who waits for its seat looks, and frees it (pulse.ts).
+ * at once: the seats form a ring, and each process waits for the seat after its own to become free. That a process is
+ * stopped, or the connection of a wait gone without a word, nobody can be told: the one who waits looks as well (pulse.ts).
  *
  * Lists are read at different times, and waits break. So whoever finds the entry of a member that is dead removes it, and
  * the bell rings in the same transaction: as long as somebody may list the dead, there is an entry that makes it known.
@@ -255,7 +248,7 @@ export class Membership {
   async #await(watch: Watch): Promise<void> {
     const { pool, log } = this.#options;
     const waiting = new AbortController();
-    void endSilent(pool, watch.seat, AbortSignal.any([watch.abort.signal, waiting.signal]), log);
+    void watchOver(pool, watch.seat, AbortSignal.any([watch.abort.signal, waiting.signal]), log);
     try {
       await seatIsFree(this.#connection('conger log watch'), watch.seat, watch.abort.signal);
       await buryDead(pool);
@@ -274,28 +267,6 @@ export class Membership {
   #connection(name: string) {
     return { postgres: this.#options.postgres, name, log: this.#options.log };
   }
-}
-
-/** Of the row `m`: whether the backend that it was written for holds its seat. */
-const HOLDS_SEAT = `
-  SELECT 1 FROM pg_locks l
-   WHERE l.locktype = 'relation' AND l.relation = to_regclass(m.seat)
-     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-     AND l.pid = m.pid AND l.mode = 'ExclusiveLock' AND l.granted`;
-
-async function listMembers(pool: pg.Pool): Promise<(Member & { readonly living: boolean })[]> {
-  const { rows } = await pool.query<Member & { living: boolean }>(
-    `SELECT m.seat, m.pid, m.grp AS group, m.member, EXISTS (${HOLDS_SEAT}) AS living FROM conger_log_member m`,
-  );
-  return rows;
-}
-
-/** Removes the entries of the dead, and tells all processes to look again where there are any. */
-async function buryDead(pool: pg.Pool): Promise<void> {
-  await pool.query(
-    `WITH gone AS (DELETE FROM conger_log_member m WHERE NOT EXISTS (${HOLDS_SEAT}) RETURNING m.seat)
-     SELECT pg_notify('${GROUP_CHANNEL}', '') FROM gone LIMIT 1`,
-  );
 }
 
 function* seatNames(): Generator<string> {

@@ -4,6 +4,7 @@ import type { Logger } from '../../../runtime/log.ts';
 import { pause } from '../../backoff.ts';
 import type { Seat } from '../../seat.ts';
 import { isSilent } from '../../silence.ts';
+import { buryDead } from './members.ts';
 
 /**
  * A process that is stopped, or hangs, keeps its connections, and so its seat. So each says every second that it lives,
@@ -41,8 +42,11 @@ export async function beat(
   }
 }
 
-/** Ends whoever holds the seat in silence, until `signal`. */
-export async function endSilent(
+/**
+ * For whoever waits for the seat, until `signal`: ends who holds it in silence. And removes the dead, as the wait may be
+ * over a connection that is gone without a word.
+ */
+export async function watchOver(
   pool: pg.Pool,
   seat: string,
   signal: AbortSignal,
@@ -54,9 +58,10 @@ export async function endSilent(
     if (signal.aborted) return;
     try {
       silent = await isSilent(pool, seat, { silentMs: SILENT_MS, end: silent, holder: MEMBER_NAME, log });
+      await buryDead(pool);
     } catch (error) {
       silent = false;
-      log.debug({ err: error, seat }, `cannot look at the seat's holder: ${messageOf(error)}`);
+      log.debug({ err: error, seat }, `cannot look after the members: ${messageOf(error)}`);
     }
   }
 }

@@ -4,7 +4,7 @@ import type { Logger } from '../../../runtime/log.ts';
 import { openPrimaryFinder, type PrimaryFinder } from '../../../runtime/postgres/primary.ts';
 import { openRoutedPool } from '../../../runtime/postgres/routed-pool.ts';
 import { Backoff } from '../../backoff.ts';
-import { CONNECT_MS, KEEPALIVE_MS } from '../../postgres.ts';
+import { ANSWER_MS, CONNECT_MS, connect, disconnect, KEEPALIVE_MS } from '../../postgres.ts';
 import type { Cursor, GroupHandler, LogBatch, LogReader, Position, Reading } from '../../types.ts';
 import { Doorbell } from './doorbell.ts';
 import { GroupMember } from './group.ts';
@@ -48,6 +48,11 @@ export class EmbeddedReader implements LogReader {
       keepAlive: true,
       keepAliveInitialDelayMillis: KEEPALIVE_MS,
       connectionTimeoutMillis: CONNECT_MS,
+      query_timeout: ANSWER_MS,
+      // A backend that waits for a lock does not notice that it was given up.
+      statement_timeout: ANSWER_MS,
+      // Nor does one that waits for the standby, which members need not: with the primary all seats are lost.
+      options: '-c synchronous_commit=local',
     });
     finder.onChange(retarget);
     pool.on('error', (error) => log.debug({ err: error }, 'an idle connection was lost'));
@@ -61,12 +66,12 @@ export class EmbeddedReader implements LogReader {
   static async open(options: EmbeddedReaderOptions): Promise<EmbeddedReader> {
     const reader = new EmbeddedReader(options);
     try {
-      await reader.#finder.primary(CONNECT_MS);
-      const client = await reader.#pool.connect();
+      // Over a connection of its own: to make the tables may take long.
+      const client = await connect({ ...options, name: 'conger log schema' });
       try {
         await ensureLog(client, options.partitions);
       } finally {
-        client.release();
+        await disconnect(client);
       }
     } catch (error) {
       await reader.close();
