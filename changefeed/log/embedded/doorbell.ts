@@ -78,7 +78,7 @@ export class Doorbell {
         { paranoidChecking: PING_MS, retryInterval: RETRY_MS, parse: (text) => text },
       );
       this.#subscriber = subscriber;
-      this.#attach(subscriber, primary.url);
+      const silence = this.#attach(subscriber, primary.url);
       try {
         await subscriber.connect();
         for (const channel of this.#channels) await subscriber.listenTo(channel);
@@ -86,6 +86,7 @@ export class Doorbell {
         this.#ringAll();
         break;
       } catch (error) {
+        silence();
         this.#subscriber = undefined;
         this.#log.warn({ err: error }, `cannot listen to PostgreSQL: ${messageOf(error)}`);
         await subscriber.close().catch(() => undefined);
@@ -95,7 +96,8 @@ export class Doorbell {
     if (signal.aborted) await this.#subscriber?.close().catch(() => undefined);
   }
 
-  #attach(subscriber: Subscriber, url: string): void {
+  /** Hears the subscriber, and replaces it when it is to be. Answers how to think no more of the primary that it has. */
+  #attach(subscriber: Subscriber, url: string): () => void {
     const { events } = subscriber;
     events.on('notification', ({ channel, payload }) => this.#ring(channel, String(payload ?? '')));
     const close = () => void subscriber.close().catch(() => undefined);
@@ -119,6 +121,7 @@ export class Doorbell {
     });
     // pg-listen has given up: PostgreSQL was away for long, or the new connection broke while it was being set up.
     events.on('error', replace);
+    return silence;
   }
 
   #ringAll(): void {
