@@ -5,8 +5,9 @@ import {
   type ReplicatedPostgres,
   startReplicatedPostgres,
 } from '../../../test/fixtures/replicated-postgres.ts';
+import { Member } from '../../testing/member.ts';
 import { record } from '../../testing/records.ts';
-import { createEmbeddedWriter } from './index.ts';
+import { createEmbeddedReader, createEmbeddedWriter } from './index.ts';
 
 let postgres: ReplicatedPostgres;
 
@@ -55,5 +56,32 @@ test('what the standby may not have does not count as appended, nor as what is t
   await postgres.primary().query('ALTER SYSTEM RESET synchronous_standby_names');
   await postgres.primary().query('SELECT pg_reload_conf()');
   expect(await writer.open()).toHaveLength(1);
+  await writer.close();
+});
+
+test('members come and go while the standby is away', async () => {
+  const { url } = postgres.primary();
+  const options = { postgres: url, partitions: 1, log: silentLogger() };
+  const writer = createEmbeddedWriter({ ...options, retainMs: 2 ** 45, retainRecords: 1e6 });
+  await writer.open();
+  const reader = await createEmbeddedReader(options);
+  const first = new Member('first', 1);
+  const reading = await reader.join('group', 'first', first);
+  await first.until(() => first.owned.size === 1);
+  await postgres.primary().query(`ALTER SYSTEM SET synchronous_standby_names = 'away'`);
+  await postgres.primary().query('SELECT pg_reload_conf()');
+  while (
+    (await postgres.primary().query('SHOW synchronous_standby_names'))[0]?.synchronous_standby_names !==
+    'away'
+  )
+    await sleep(10);
+  await reading.stop();
+  const second = new Member('second', 1);
+  await reader.join('group', 'second', second);
+  await second.until(() => second.owned.size === 1);
+  await reader.close();
+
+  await postgres.primary().query('ALTER SYSTEM RESET synchronous_standby_names');
+  await postgres.primary().query('SELECT pg_reload_conf()');
   await writer.close();
 });
