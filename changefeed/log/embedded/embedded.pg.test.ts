@@ -168,6 +168,41 @@ describe('the embedded log', { timeout: 20_000 }, () => {
     for (const [partition, positions] of read.entries()) expect(seen.positions(partition)).toEqual(positions);
   });
 
+  test('who stood before the first records of a partition, and was away until these were gone, is told', async () => {
+    const one = await writer();
+    await one.open();
+    const proxy = await startProxy(Number(new URL(url).port));
+    cleanup.push(() => proxy.close());
+    const proxied = new URL(url);
+    proxied.port = String(proxy.port);
+    const far = await reader(proxied.href);
+    const seen = new Seen();
+    const gaps: { partition: number; after: number }[] = [];
+    await far.readAll(100, seen.take, (partition) => {
+      gaps.push({ partition, after: seen.positions(partition).length });
+    });
+    proxy.refuse();
+    const all = records(1, 40, partitions);
+    await one.append(all);
+    await trim({ postgres: url, partitions, fromSeq: 21, fromTime: 0, log });
+    proxy.heal();
+    await seen.until(() => seen.count === 20);
+    expect(gaps.toSorted((a, b) => a.partition - b.partition)).toEqual(
+      [0, 1, 2, 3].map((partition) => ({ partition, after: 0 })),
+    );
+    // Who comes now has missed nothing, be it of what is left or of a log that was emptied.
+    const told: number[] = [];
+    const fresh = new Seen();
+    await (await reader()).readAll(100, fresh.take, (partition) => void told.push(partition));
+    await admin.query('TRUNCATE conger_log');
+    const late = new Seen();
+    await (await reader()).readAll(100, late.take, (partition) => void told.push(partition));
+    await one.append(records(41, 8, partitions));
+    await late.until(() => late.count === 8);
+    await fresh.until(() => fresh.count === 28);
+    expect(told.toSorted()).toEqual([0, 1, 2, 3]);
+  });
+
   test('a writer that was taken over is refused', async () => {
     const [old, young] = [await writer(), await writer()];
     await old.open();

@@ -116,9 +116,8 @@ export class GroupMember {
       await failpoint('group.assign.before');
       const cursor = await handler.assigned(partition);
       await failpoint('group.assign.after');
-      const position = cursor === 'start' ? '' : cursor.position;
       this.#owned.add(partition);
-      pump.add(partition, position);
+      pump.add(partition, cursor === 'start' ? undefined : cursor.position);
       return true;
     } catch (error) {
       log.warn(

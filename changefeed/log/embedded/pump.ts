@@ -17,8 +17,8 @@ export interface PumpOptions {
 }
 
 interface Lane {
-  /** Of the last record that was read. */
-  position: Position;
+  /** Of the last record that was read; '' before the first there ever was; undefined: yet to begin, at what there is. */
+  position: Position | undefined;
   /** The last of what was read, whose transaction has more to come. */
   held: readonly LogRecord[];
   readonly whole: Whole;
@@ -47,7 +47,8 @@ export class Pump {
     this.#options = options;
   }
 
-  add(partition: number, position: Position): void {
+  /** Reads the partition from behind a position, or without one from the oldest record that there is. */
+  add(partition: number, position?: Position): void {
     this.#lanes.set(partition, {
       position,
       held: [],
@@ -97,7 +98,9 @@ export class Pump {
       if (due.length === 0) break;
       for (const [, lane] of due) lane.dirty = false;
       try {
-        const found = await fetch(due.map(([partition, lane]) => ({ partition, position: lane.position })));
+        const found = await fetch(
+          due.map(([partition, lane]) => ({ partition, position: lane.position ?? '' })),
+        );
         for (const [partition, lane] of due) {
           const fetched = found.get(partition);
           if (fetched === undefined || lane.removed.signal.aborted) continue;
@@ -118,9 +121,12 @@ export class Pump {
   }
 
   /** Hands over what a fetch has found, as far as transactions are whole. Answers whether it was taken. */
-  async #deliver(partition: number, lane: Lane, { records, gap }: Fetched): Promise<boolean> {
+  async #deliver(partition: number, lane: Lane, found: Fetched): Promise<boolean> {
+    const { records, gap, trimmed } = found;
     const { signal } = lane.removed;
-    if (gap && !lane.gapTold) {
+    if (lane.position === undefined) {
+      lane.position = trimmed;
+    } else if (gap && !lane.gapTold) {
       // What it waited for is gone.
       lane.whole.pass();
       if (!(await this.#hand(partition, lane, lane.held))) return false;

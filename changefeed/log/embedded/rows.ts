@@ -32,26 +32,29 @@ export interface Fetched {
   readonly more: boolean;
   /** Records between the place and these are gone, or the log is not the one that the place is of. */
   readonly gap: boolean;
+  /** Of the last record that was trimmed; '' where none was. */
+  readonly trimmed: Position;
 }
 
 /**
  * The first records behind each place, by partition, in order; at least one, where there is any. A place is the position
- * of a record, or '': the record is there, or was the last one that was trimmed; else something is missing.
+ * of a record, or '' before the first: the record is there, or was the last one that was trimmed; else something is
+ * missing.
  */
 export async function fetchRecords(pool: pg.Pool, places: readonly Place[]): Promise<Map<number, Fetched>> {
   await failpoint('log.embedded.fetch.before');
   const { rows } = await pool.query<
-    { place: number; held: boolean } & ((Row & { more: boolean }) | { position: null })
+    { place: number; held: boolean; trimmed: Position } & ((Row & { more: boolean }) | { position: null })
   >({
     name: 'conger-log-fetch',
     text: `SELECT place.partition AS place,
-                  place.position = ''
+                  coalesce(t.position, '') = place.position COLLATE "C"
                   OR EXISTS (SELECT 1 FROM conger_log h
-                      WHERE h.partition = place.partition AND h.position = place.position COLLATE "C")
-                  OR EXISTS (SELECT 1 FROM conger_log_trimmed t
-                      WHERE t.partition = place.partition AND t.position = place.position COLLATE "C") AS held,
+                      WHERE h.partition = place.partition AND h.position = place.position COLLATE "C") AS held,
+                  coalesce(t.position, '') AS trimmed,
                   l.*
              FROM unnest($1::int[], $2::text[]) AS place(partition, position)
+             LEFT JOIN conger_log_trimmed t ON t.partition = place.partition
              LEFT JOIN LATERAL (
               SELECT partition, position, partition_key, xid, idx, cnt, last, time, body, more
                 FROM (SELECT *, row_number() OVER w AS nth, sum(octet_length(body)) OVER w AS bytes,
@@ -70,9 +73,10 @@ export async function fetchRecords(pool: pg.Pool, places: readonly Place[]): Pro
     ],
   });
   await failpoint('log.embedded.fetch.after');
-  const found = new Map<number, { records: LogRecord[]; more: boolean; gap: boolean }>();
+  const found = new Map<number, Fetched & { records: LogRecord[]; more: boolean }>();
   for (const row of rows) {
-    const fetched = found.get(row.place) ?? { records: [], more: false, gap: !row.held };
+    const { trimmed } = row;
+    const fetched = found.get(row.place) ?? { records: [], more: false, gap: !row.held, trimmed };
     found.set(row.place, fetched);
     if (row.position === null) continue;
     fetched.records.push(recordOf(row));
@@ -119,7 +123,7 @@ export async function fetchPage(pool: pg.Pool, partition: number, position: Posi
 /** One partition as a reader of its last records finds it; '' where there is none. */
 export interface Extent {
   readonly partition: number;
-  /** Of the record before the last `tail` ones. */
+  /** Of the record before the last `tail` ones, or else of the last that was trimmed. */
   readonly from: Position;
   /** Of the last record. */
   readonly end: Position;
@@ -128,8 +132,9 @@ export interface Extent {
 export async function readExtents(pool: pg.Pool, partitions: number, tail: number): Promise<Extent[]> {
   const { rows } = await pool.query<{ partition: number; from: string | null; end: string | null }>(
     `SELECT p.partition,
-            (SELECT position FROM conger_log l WHERE l.partition = p.partition
-              ORDER BY position DESC OFFSET $2 LIMIT 1) AS "from",
+            coalesce((SELECT position FROM conger_log l WHERE l.partition = p.partition
+                       ORDER BY position DESC OFFSET $2 LIMIT 1),
+                     (SELECT position FROM conger_log_trimmed t WHERE t.partition = p.partition)) AS "from",
             (SELECT max(position) FROM conger_log l WHERE l.partition = p.partition) AS "end"
        FROM generate_series(0, $1::int - 1) AS p(partition)`,
     [partitions, tail],

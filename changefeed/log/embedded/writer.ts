@@ -3,7 +3,8 @@ import { messageOf } from '../../../runtime/errors.ts';
 import { failpoint } from '../../../runtime/failpoints.ts';
 import type { Logger } from '../../../runtime/log.ts';
 import { isEndOfWait } from '../../../runtime/postgres/end-of-wait.ts';
-import { connect, disconnect } from '../../postgres.ts';
+import { answered } from '../../answered.ts';
+import { type ConnectOptions, connect, disconnect } from '../../postgres.ts';
 import type { LogRecord, LogWriter, Position } from '../../types.ts';
 import { COPY_COLUMNS, CopyStatement, encodeCopy } from './copy.ts';
 import { ensureLog, LOG_CHANNEL } from './schema.ts';
@@ -54,11 +55,7 @@ export class EmbeddedWriter implements LogWriter {
 
   async open(): Promise<readonly Position[]> {
     await disconnect(this.#client);
-    const client = await connect({
-      postgres: this.#options.postgres,
-      name: WRITER_NAME,
-      log: this.#options.log,
-    });
+    const client = await connect(this.#connection(WRITER_NAME));
     this.#client = client;
     this.#doubtful = false;
     client.on('notice', (notice) => {
@@ -111,7 +108,7 @@ export class EmbeddedWriter implements LogWriter {
     const append = this.#last.then(async () => {
       await failpoint('log.embedded.append.before');
       client.query(statement);
-      await statement.done;
+      await answered(client, this.#connection(`${WRITER_NAME} doubt`), statement.done);
       this.#assertDurable();
       await failpoint('log.embedded.append.after');
     });
@@ -132,6 +129,11 @@ export class EmbeddedWriter implements LogWriter {
     const impatience = setTimeout(() => this.#closing.abort(), TRIM_GRACE_MS);
     await Promise.all([this.#trimming, disconnect(client)]);
     clearTimeout(impatience);
+  }
+
+  #connection(name: string): ConnectOptions {
+    const { postgres, log } = this.#options;
+    return { postgres, name, log };
   }
 
   /** @throws Error where a commit was answered that the standby may not have: it may be gone with the primary */
