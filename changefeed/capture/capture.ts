@@ -3,6 +3,7 @@ import { messageOf } from '../../runtime/errors.ts';
 import { failpoint } from '../../runtime/failpoints.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { type SlotWal, slotWal, WalBudget } from '../../runtime/postgres/slot-wal.ts';
+import { answered } from '../answered.ts';
 import { Backoff } from '../backoff.ts';
 import { type Lease, newPatience, takeLease } from '../lease.ts';
 import { connect, disconnect, ended } from '../postgres.ts';
@@ -160,9 +161,11 @@ export class Capture {
       await failpoint('capture.open.after');
       const { postgres, name } = this.#connection('history');
       const historyOf = histories(postgres, name, this.#log);
-      this.#epoch = await epochAfter(control, slot, slotEpoch, tails, historyOf, this.#log);
+      const doubt = this.#connection('doubt');
+      const epoch = epochAfter(control, slot, slotEpoch, tails, historyOf, this.#log);
+      this.#epoch = await answered(control, doubt, epoch);
       await failpoint('capture.free.before');
-      await freeSlot(control, slot, this.#log);
+      await answered(control, doubt, freeSlot(control, slot, this.#log));
       await failpoint('capture.free.after');
       const assembler = new Assembler(this.#epoch, partitions, room, tails);
       const visibility = new Visibility(control);
@@ -286,7 +289,8 @@ export class Capture {
     const hangUp = () => void disconnect(client);
     this.#stop.signal.addEventListener('abort', hangUp, { once: true });
     try {
-      return await ensureSlot(client, this.#options.slot, this.#log);
+      const epoch = ensureSlot(client, this.#options.slot, this.#log);
+      return await answered(client, this.#connection('doubt'), epoch);
     } finally {
       this.#stop.signal.removeEventListener('abort', hangUp);
     }

@@ -19,16 +19,26 @@ let client: pg.Client;
 let truth: Witness;
 let proxied: string;
 
-async function start(writerThrough: string): Promise<void> {
+async function start(
+  writerThrough: string,
+  postgres = proxied,
+  opened: () => void = () => undefined,
+): Promise<void> {
   capture = new Capture({
-    postgres: proxied,
+    postgres,
     slot: 'conger',
     partitions,
-    openWriter: async () =>
-      createEmbeddedWriter({
+    openWriter: async () => {
+      const inner = createEmbeddedWriter({
         ...{ postgres: writerThrough, partitions, retainMs: 2 ** 45, retainRecords: 1e6 },
         log,
-      }),
+      });
+      return {
+        open: () => inner.open().finally(opened),
+        append: (records) => inner.append(records),
+        close: () => inner.close(),
+      };
+    },
     log,
   });
   await capture.start();
@@ -84,6 +94,27 @@ test('and one whose connection for questions alone went silent', { timeout: 60_0
   await untilAppended(server.url, 1);
   // The stream is opened last, and goes with it.
   proxy.strand(2);
+  await change('after');
+  await untilAppended(server.url, 2);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+});
+
+test('also where that happens as it begins', { timeout: 60_000 }, async () => {
+  let stranded = false;
+  await start(server.url, proxied, () => {
+    if (!stranded) proxy.strand(1);
+    stranded = true;
+  });
+  await change('after');
+  await untilAppended(server.url, 1);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+});
+
+test('and one whose connection to the log alone went silent', { timeout: 60_000 }, async () => {
+  await start(proxied, server.url);
+  await change('before');
+  await untilAppended(server.url, 1);
+  proxy.strand();
   await change('after');
   await untilAppended(server.url, 2);
   expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
