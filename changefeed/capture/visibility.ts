@@ -42,7 +42,7 @@ export class Visibility {
   }
 
   async #read(): Promise<Snapshot> {
-    this.#readAt = this.#now();
+    const asked = this.#now();
     const { rows } = await this.#client.query<{ snapshot: string }>({
       name: 'conger-snapshot',
       text: 'SELECT pg_current_snapshot()::text AS snapshot',
@@ -50,6 +50,7 @@ export class Visibility {
     const text = rows[0]?.snapshot;
     if (text === undefined) throw new Error('PostgreSQL answered no snapshot');
     this.#snapshot = parseSnapshot(text);
+    this.#readAt = asked;
     return this.#snapshot;
   }
 }
