@@ -18,6 +18,11 @@ const RETRY_MS = 200;
 const PING_MS = 5_000;
 /** and when there is another one, for want of an answer: before a third question would wait. */
 const ANSWER_MS = 9_000;
+/**
+ * How long PostgreSQL waits for a process that takes nothing, as one that is stopped, before it ends the connection: such
+ * a one holds up PostgreSQL's queue of notifications, and where that is full every commit fails that rings a bell.
+ */
+const TAKES_NOTHING_MS = 60_000;
 
 /**
  * LISTEN, over connections that may break. A bell only says that it is time to look: whenever the connection is made
@@ -74,6 +79,7 @@ export class Doorbell {
           keepAliveInitialDelayMillis: KEEPALIVE_MS,
           connectionTimeoutMillis: CONNECT_MS,
           query_timeout: ANSWER_MS,
+          options: `-c tcp_user_timeout=${TAKES_NOTHING_MS}`,
         },
         { paranoidChecking: PING_MS, retryInterval: RETRY_MS, parse: (text) => text },
       );

@@ -61,6 +61,10 @@ export class EmbeddedWriter implements LogWriter {
     client.on('notice', (notice) => {
       if (isEndOfWait(notice) && this.#client === client) this.#doubtful = true;
     });
+    return await this.#answered(client, this.#takeOver(client));
+  }
+
+  async #takeOver(client: pg.Client): Promise<readonly Position[]> {
     await ensureLog(client, this.#options.partitions);
     // The doorbell is only as good as the row it announces is durable.
     await client.query('SET synchronous_commit = on');
@@ -108,7 +112,7 @@ export class EmbeddedWriter implements LogWriter {
     const append = this.#last.then(async () => {
       await failpoint('log.embedded.append.before');
       client.query(statement);
-      await answered(client, this.#connection(`${WRITER_NAME} doubt`), statement.done);
+      await this.#answered(client, statement.done);
       this.#assertDurable();
       await failpoint('log.embedded.append.after');
     });
@@ -129,6 +133,10 @@ export class EmbeddedWriter implements LogWriter {
     const impatience = setTimeout(() => this.#closing.abort(), TRIM_GRACE_MS);
     await Promise.all([this.#trimming, disconnect(client)]);
     clearTimeout(impatience);
+  }
+
+  #answered<T>(client: pg.Client, answer: Promise<T>): Promise<T> {
+    return answered(client, this.#connection(`${WRITER_NAME} doubt`), answer);
   }
 
   #connection(name: string): ConnectOptions {
