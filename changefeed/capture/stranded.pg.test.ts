@@ -4,8 +4,9 @@ import { silentLogger } from '../../runtime/log.ts';
 import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
 import { startProxy, type TcpProxy } from '../../test/fixtures/proxy.ts';
 import { createEmbeddedWriter } from '../log/embedded/index.ts';
+import { ensureLog } from '../log/embedded/schema.ts';
 import { Capture } from './capture.ts';
-import { emit, logLines, untilAppended, Witness } from './wal.testing.ts';
+import { emit, logLines, query, untilAppended, Witness } from './wal.testing.ts';
 
 /** Connections that nobody ends and that nothing comes through any more: TCP alone notices after a quarter of an hour. */
 
@@ -117,5 +118,21 @@ test('and one whose connection to the log alone went silent', { timeout: 60_000 
   proxy.strand();
   await change('after');
   await untilAppended(server.url, 2);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+});
+
+test('be it as it takes the log over', { timeout: 60_000 }, async () => {
+  await ensureLog(client, partitions);
+  // Without a transaction id, which the slot would wait for.
+  await client.query('BEGIN; LOCK TABLE conger_log_writer IN EXCLUSIVE MODE');
+  const started = start(proxied, server.url);
+  const waiting = `SELECT FROM pg_stat_activity WHERE application_name = 'conger log writer' AND wait_event_type = 'Lock'`;
+  while ((await query(server.url, waiting)).length === 0)
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  proxy.strand();
+  await client.query('COMMIT');
+  await started;
+  await change('after');
+  await untilAppended(server.url, 1);
   expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
 });
