@@ -249,9 +249,9 @@ export class Capture {
         log.close().catch((error) => this.#log.debug({ err: error }, 'closing the log failed'));
       if (!signal.aborted) {
         if (!seated) await seat.leave();
-        // An append in flight may take for ever. Without a seat it is the next owner's to fence, and nothing to wait for.
-        // And nobody looks any more: PostgreSQL is not to wait for a stream that is at rest.
-        await Promise.all([stream?.close(), ...(seated ? [] : [close(), disconnect(control)])]);
+        // What is in flight may take for ever. Nobody looks any more, so PostgreSQL is not to wait for a stream at rest.
+        // Without a seat an append is the next owner's to fence, and nothing to wait for.
+        await Promise.all([stream?.close(), disconnect(control), ...(seated ? [] : [close()])]);
       }
       await work?.catch(() => undefined);
       room.close();
