@@ -168,6 +168,24 @@ describe('the embedded log', { timeout: 20_000 }, () => {
     for (const [partition, positions] of read.entries()) expect(seen.positions(partition)).toEqual(positions);
   });
 
+  test('a query that was planned while the log was short reads no more of a long one', async () => {
+    const one = await writer();
+    await one.open();
+    const options = '-c plan_cache_mode=force_generic_plan';
+    const pool = new pg.Pool({ connectionString: url, max: 1, options });
+    cleanup.push(() => pool.end());
+    await fetchRecords(pool, [{ partition: 0, position: '' }]);
+    const all = records(1, 12_000, partitions);
+    await one.append(all);
+    const [place, last] = all.filter(({ partition }) => partition === 0).slice(-2);
+    const found = await fetchRecords(pool, [{ partition: 0, position: place?.position ?? '' }]);
+    expect(found.get(0)?.records.map(({ position }) => position)).toEqual([last?.position]);
+    const { rows } = await pool.query(
+      `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE "conger-log-fetch" ('{0}', '{${place?.position}}', 1000000)`,
+    );
+    expect(rows[0]['QUERY PLAN'][0].Plan['Shared Hit Blocks']).toBeLessThan(30);
+  });
+
   test('who stood before the first records of a partition, and was away until these were gone, is told', async () => {
     const one = await writer();
     await one.open();

@@ -47,10 +47,12 @@ export async function fetchRecords(pool: pg.Pool, places: readonly Place[]): Pro
     { place: number; held: boolean; trimmed: Position } & ((Row & { more: boolean }) | { position: null })
   >({
     name: 'conger-log-fetch',
+    // Not EXISTS: planned while the log is short, it reads all of the log into a hash table, and goes on so.
     text: `SELECT place.partition AS place,
                   coalesce(t.position, '') = place.position COLLATE "C"
-                  OR EXISTS (SELECT 1 FROM conger_log h
-                      WHERE h.partition = place.partition AND h.position = place.position COLLATE "C") AS held,
+                  OR (SELECT true FROM conger_log h
+                       WHERE h.partition = place.partition AND h.position = place.position COLLATE "C")
+                     IS NOT NULL AS held,
                   coalesce(t.position, '') AS trimmed,
                   l.*
              FROM unnest($1::int[], $2::text[]) AS place(partition, position)
