@@ -45,6 +45,21 @@ test('attempts to listen that fail leave nothing behind', async () => {
   await opening;
 });
 
+test('a doorbell is closed also while PostgreSQL ends its connection', async () => {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const connected = once(server, 'connection');
+  const finder = new Astray((server.address() as AddressInfo).port);
+  const doorbell = new Doorbell(finder, ['channel'], silentLogger());
+  const opening = doorbell.open();
+  const [socket] = (await connected) as [Socket];
+  await once(socket, 'data');
+  socket.destroy();
+  await doorbell.close();
+  await opening;
+  server.close();
+});
+
 test('PostgreSQL is asked to end the connection of a process that takes nothing', async () => {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');

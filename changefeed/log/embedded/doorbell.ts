@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import pgListen from 'pg-listen';
 import { messageOf } from '../../../runtime/errors.ts';
 import type { Logger } from '../../../runtime/log.ts';
@@ -34,6 +35,7 @@ export class Doorbell {
   readonly #channels: readonly string[];
   readonly #listeners = new Map<string, Set<OnRing>>();
   readonly #closed = new AbortController();
+  readonly #over = once(this.#closed.signal, 'abort');
   readonly #backoff = new Backoff(100, 2_000);
   #subscriber: Subscriber | undefined;
   #opening: Promise<void> | undefined;
@@ -86,7 +88,8 @@ export class Doorbell {
       this.#subscriber = subscriber;
       const silence = this.#attach(subscriber, primary.url);
       try {
-        await subscriber.connect();
+        // pg says nothing more of a connection that was closed, and broke, while it was being made.
+        await Promise.race([subscriber.connect(), this.#over]);
         for (const channel of this.#channels) await subscriber.listenTo(channel);
         this.#backoff.reset();
         this.#ringAll();
