@@ -13,7 +13,7 @@ import { Watched } from '../testing/until.ts';
 import type { LogRecord, LogWriter } from '../types.ts';
 import { Capture } from './capture.ts';
 import { ensureSlot } from './slot.ts';
-import { emit, logLines, query, runLoad, untilAppended, Witness } from './wal.testing.ts';
+import { appendingAfter, emit, logLines, query, runLoad, untilAppended, Witness } from './wal.testing.ts';
 
 const log = silentLogger();
 const partitions = 4;
@@ -318,18 +318,11 @@ describe('the capture', { timeout: 30_000 }, () => {
     const appending = new Promise<void>((resolve) => {
       asked = resolve;
     });
-    const writer = (): LogWriter => {
-      const inner = embedded();
-      return {
-        open: () => inner.open(),
-        close: () => inner.close(),
-        append: async (records) => {
-          asked();
-          await held;
-          await inner.append(records);
-        },
-      };
-    };
+    const writer = () =>
+      appendingAfter(embedded(), () => {
+        asked();
+        return held;
+      });
     await startCapture({ writer });
     const client = await connected();
     await emit(client, [{ partitionKey: 'k', body: '{}' }]);

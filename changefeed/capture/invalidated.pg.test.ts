@@ -5,9 +5,8 @@ import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.t
 import { createEmbeddedWriter } from '../log/embedded/index.ts';
 import { parsePosition } from '../position.ts';
 import { Watched } from '../testing/until.ts';
-import type { LogWriter } from '../types.ts';
 import { Capture } from './capture.ts';
-import { emit, query, untilAppended, untilWalsenderWaits } from './wal.testing.ts';
+import { appendingAfter, emit, query, untilAppended, untilWalsenderWaits } from './wal.testing.ts';
 
 const partitions = 2;
 
@@ -46,18 +45,11 @@ beforeEach(async () => {
     postgres: server.url,
     slot: 'conger',
     partitions,
-    openWriter: async (): Promise<LogWriter> => {
-      const inner = embedded();
-      return {
-        open: () => inner.open(),
-        close: () => inner.close(),
-        append: async (records) => {
-          appending();
-          await hold;
-          await inner.append(records);
-        },
-      };
-    },
+    openWriter: async () =>
+      appendingAfter(embedded(), () => {
+        appending();
+        return hold;
+      }),
     walBudget: 8 * 2 ** 20,
     log,
   });

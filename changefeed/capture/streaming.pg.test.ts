@@ -8,7 +8,7 @@ import { random } from '../testing/random.ts';
 import { CHANGE_PREFIX } from './assembler.ts';
 import { Capture } from './capture.ts';
 import type { SpoolOptions } from './spool.ts';
-import { emit, logLines, query, runLoad, untilAppended, Witness } from './wal.testing.ts';
+import { appendingAfter, emit, logLines, query, runLoad, untilAppended, Witness } from './wal.testing.ts';
 
 /** Transactions that are larger than PostgreSQL decodes in memory come in parts, before it is known what becomes of them. */
 
@@ -53,15 +53,10 @@ async function start(spool: SpoolOptions = {}): Promise<void> {
         ...{ postgres: server.url, partitions, retainMs: 2 ** 45, retainRecords: 1e6 },
         log: silentLogger(),
       });
-      return {
-        open: () => inner.open(),
-        close: () => inner.close(),
-        append: async (records) => {
-          appending();
-          await hold;
-          await inner.append(records);
-        },
-      };
+      return appendingAfter(inner, () => {
+        appending();
+        return hold;
+      });
     },
     spool,
     log: pino({}, { write: (line: string) => told.push(JSON.parse(line).msg) }),

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { random } from '../testing/random.ts';
+import type { LogWriter } from '../types.ts';
 import { CHANGE_PREFIX } from './assembler.ts';
 import { decodePgOutput } from './pgoutput.ts';
 
@@ -127,6 +128,18 @@ export async function logLines(url: string): Promise<Line[]> {
     `SELECT xid || ' ' || idx || ' ' || partition_key || ' ' || body AS line FROM conger_log ORDER BY seq`,
   );
   return rows.map((row) => row.line);
+}
+
+/** A writer whose appends wait for `before`. */
+export function appendingAfter(inner: LogWriter, before: () => Promise<void> | undefined): LogWriter {
+  return {
+    open: () => inner.open(),
+    close: () => inner.close(),
+    append: async (records) => {
+      await before();
+      await inner.append(records);
+    },
+  };
 }
 
 /** Resolves once a walsender has more to send than its client reads. */
