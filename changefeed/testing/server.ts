@@ -28,7 +28,10 @@ export async function startInstance(
   await app.listen({ host: '127.0.0.1', port: 0 });
   const url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`;
   const stop = async () => {
+    // A client that reads nothing keeps its connection.
+    const impatience = setTimeout(() => app.server.closeAllConnections(), 5_000);
     await app.close();
+    clearTimeout(impatience);
     await broadcast.stop();
   };
   return { app, broadcast, reader, url, stop };
