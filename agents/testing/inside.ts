@@ -73,34 +73,55 @@ export async function echoServer(namespace: string, ports: readonly number[]): P
   return server;
 }
 
+/** Milliseconds that what must come may take on a busy machine, and in which what must not come would have come. */
+const patience = 20_000;
+const inVain = 1_000;
+
 export interface Client {
-  /** Whether the text comes back within a second. */
+  /** Whether the text comes back, however slow the machine is. */
   echoes(text: string): Promise<boolean>;
+  /** Whether it does not come back within a second. */
+  echoesInVain(text: string): Promise<boolean>;
   end(): void;
 }
 
-/** @throws Error if there is no connection within a second. */
-export async function connect(namespace: string, host: string, port: number): Promise<Client> {
+/** Whether there is no connection within a second. */
+export async function connectsInVain(namespace: string, host: string, port: number): Promise<boolean> {
+  const client = await connect(namespace, host, port, inVain).catch(() => undefined);
+  client?.end();
+  return client === undefined;
+}
+
+/** @throws Error if there is no connection. */
+export async function connect(
+  namespace: string,
+  host: string,
+  port: number,
+  ms: number = patience,
+): Promise<Client> {
   const client = inside(
     namespace,
     `const socket = require('net').connect(${port}, '${host}');
     socket.on('error', () => {});
-    const giveUp = setTimeout(() => process.exit(1), 1000);
+    const giveUp = setTimeout(() => process.exit(1), ${ms});
     socket.on('connect', () => { clearTimeout(giveUp); console.log('connected'); });
     let wanted = null, timer;
     socket.on('data', (data) => { if (String(data) === wanted) { clearTimeout(timer); console.log('yes'); } });
     process.stdin.on('data', (data) => {
-      wanted = String(data);
-      timer = setTimeout(() => console.log('no'), 1000);
-      socket.write(data);
+      const [ms, text] = String(data).split(' ');
+      wanted = text;
+      timer = setTimeout(() => console.log('no'), Number(ms));
+      socket.write(text);
     });`,
   );
   if ((await client.line()) !== 'connected') throw new Error('no connection');
+  const within = async (ms: number, text: string) => {
+    client.write(`${ms} ${text}`);
+    return (await client.line()) === 'yes';
+  };
   return {
-    echoes: async (text) => {
-      client.write(text);
-      return (await client.line()) === 'yes';
-    },
+    echoes: (text) => within(patience, text),
+    echoesInVain: async (text) => !(await within(inVain, text)),
     end: client.end,
   };
 }

@@ -199,7 +199,7 @@ test('heartbeats to all instances are one write', async () => {
   // Changes of one server come in order: behind this one there is no write of a heartbeat any more.
   const mark = { server_uuid: uuid, status: 'unknown', instance: 'test', session: 'test' };
   await cnapi.stack.kv.put(statusBucket.name, uuid, mark);
-  await broadcast?.waitFor({ bucket: statusBucket.name, key: uuid, timeoutMs: 20_000 }, async () =>
+  await broadcast?.waitFor({ bucket: statusBucket.name, key: uuid, timeoutMs: 50_000 }, async () =>
     writes.includes('unknown') ? true : undefined,
   );
   expect(writes.slice(0, 2)).toEqual(['running', 'unknown']);

@@ -16,13 +16,15 @@ afterAll(() => stack?.close());
 
 /** Waits until there is an object of this key in the desired state, and answers its value. */
 function overlay({ context: { broadcast, kv } }: Instance, key: string) {
-  return broadcast.waitFor({ bucket: desiredBucket.name, key, timeoutMs: 30_000 }, async () => {
+  return broadcast.waitFor({ bucket: desiredBucket.name, key, timeoutMs: 50_000 }, async () => {
     const object = await kv.tryGet<unknown>(desiredBucket.name, key);
     return object?.value;
   });
 }
 
-test('a consumer that begins on a log without history derives the overlays from the state', async () => {
+const derived = 'a consumer that begins on a log without history derives the overlays from the state';
+
+test(derived, { timeout: 180_000 }, async () => {
   const first = await stack.start('napi', setupNapi);
   const client = sdcClient('NAPI', first.url);
   const server = randomUUID();

@@ -139,7 +139,8 @@ describe('networks', () => {
     expect(await call('getNetwork', made.uuid)).toMatchObject({ gateway_provisioned: false });
   });
 
-  test('an owner’s do not overlap, also when they are made at once; other owners’ may', async () => {
+  const apart = 'an owner’s do not overlap, also when they are made at once; other owners’ may';
+  test(apart, { timeout: 180_000 }, async () => {
     const owners = await Promise.all([ownerWithVlan(2), ownerWithVlan(2)]);
     for (let round = 0; round < 4; round++) {
       const answers = await Promise.all(
@@ -223,7 +224,7 @@ describe('what nodes are told', () => {
   function overlay(network: string, holds: (desired: Desired | undefined) => boolean) {
     const key = `overlay/${network}`;
     const { broadcast, kv } = firstOf().context;
-    return broadcast.waitFor({ bucket: desiredBucket.name, key, timeoutMs: 15_000 }, async () => {
+    return broadcast.waitFor({ bucket: desiredBucket.name, key, timeoutMs: 50_000 }, async () => {
       const object = await kv.tryGet<unknown>(desiredBucket.name, key);
       const desired = object === undefined ? undefined : desiredSchema.parse(object.value);
       return holds(desired) ? { desired } : undefined;
@@ -244,7 +245,8 @@ describe('what nodes are told', () => {
   }
   const hex = (n: string) => Number(n).toString(16).padStart(2, '0');
 
-  test('where each address is; also when the underlay comes later, moves, and when NICs go', async () => {
+  const everywhere = 'where each address is; also when the underlay comes later, moves, and when NICs go';
+  test(everywhere, { timeout: 180_000 }, async () => {
     const owner = await ownerWithVlan(2);
     const network = await call<Network>('createFabricNetwork', owner, 2, fabric('10.3.3'));
     const [near, far] = [randomUUID(), randomUUID()];

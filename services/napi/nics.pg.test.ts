@@ -17,7 +17,8 @@ const provision = (network: string, params: Obj = {}) =>
 const last = (ip: string) => Number(ip.split('.').at(-1));
 
 describe('provisioning', () => {
-  test('100 NICs at once on two instances: each its own address and MAC, the lowest addresses', async () => {
+  const atOnce = '100 NICs at once on two instances: each its own address and MAC, the lowest addresses';
+  test(atOnce, { timeout: 240_000 }, async () => {
     const network = await napi.network(200);
     const nics = await Promise.all(Array.from({ length: 100 }, () => provision(network.uuid)));
     expect(new Set(nics.map((nic) => nic.mac)).size).toBe(100);

@@ -25,6 +25,7 @@ const defaultNodeTimeoutMs = 300_000;
 /** VMAPI on a service's context: its buckets, its share of the jobs, its routes and feeds. */
 export async function setupVmapi(
   context: ServiceContext,
+  /** Looked at whenever a job begins to wait for a node. */
   options: { readonly nodeTimeoutMs?: number } = {},
 ): Promise<void> {
   const { app, broadcast, kv, log, member, reader, shutdown } = context;
@@ -37,7 +38,7 @@ export async function setupVmapi(
     kv,
     napi: context.client('napi'),
     cnapi: context.client('cnapi'),
-    nodeTimeoutMs: options.nodeTimeoutMs ?? defaultNodeTimeoutMs,
+    nodeTimeoutMs: () => options.nodeTimeoutMs ?? defaultNodeTimeoutMs,
   });
   const jobs = await startJobs({
     name: 'vmapi-jobs',

@@ -29,7 +29,8 @@ export interface TestCnapi {
   close(): Promise<void>;
 }
 
-export async function startCnapi(count: number, silenceMs?: number): Promise<TestCnapi> {
+/** @param silenceMs after so long a server is unknown; by default no test lasts as long (an hour) */
+export async function startCnapi(count: number, silenceMs = 3_600_000): Promise<TestCnapi> {
   const stack = await startStack();
   await stack.start('napi', setupNapi);
   const start = () => stack.start('cnapi', (context) => setupCnapi(context, { silenceMs }));

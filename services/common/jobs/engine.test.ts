@@ -249,14 +249,14 @@ class World {
 
   /** Resolves once the job is at the step, run by one whose name begins so. */
   async step(uuid: string, step: number, runner = ''): Promise<void> {
-    await this.waiters.wait({ bucket: jobsBucket, key: uuid, timeoutMs: 20_000 }, async () =>
+    await this.waiters.wait({ bucket: jobsBucket, key: uuid, timeoutMs: 50_000 }, async () =>
       this.job(uuid)?.step === step && this.job(uuid).runner?.startsWith(runner) ? true : undefined,
     );
   }
 
   async ended(...uuids: string[]): Promise<void> {
     for (const uuid of uuids) {
-      await this.waiters.wait({ bucket: jobsBucket, key: uuid, timeoutMs: 20_000 }, async () =>
+      await this.waiters.wait({ bucket: jobsBucket, key: uuid, timeoutMs: 50_000 }, async () =>
         hasEnded(this.job(uuid)) ? true : undefined,
       );
     }
@@ -436,7 +436,7 @@ describe('jobs', () => {
     const a = world.instance('a');
     own(a);
     await world.add('j1', 'r');
-    await world.waiters.wait({ bucket: 'desired', key: 'r', timeoutMs: 20_000 }, async () =>
+    await world.waiters.wait({ bucket: 'desired', key: 'r', timeoutMs: 50_000 }, async () =>
       world.value('desired', 'r') === undefined ? undefined : true,
     );
     await a.stop();
@@ -455,7 +455,7 @@ describe('jobs', () => {
     const fuse = new Fuse();
     own(world.instance('a', fuse));
     await world.add('j1', 'r');
-    await world.waiters.wait({ bucket: jobsBucket, key: 'j1', timeoutMs: 20_000 }, async () =>
+    await world.waiters.wait({ bucket: jobsBucket, key: 'j1', timeoutMs: 50_000 }, async () =>
       world.job('j1').step === 2 ? true : undefined,
     );
     fuse.dead = true;

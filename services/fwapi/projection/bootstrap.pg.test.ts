@@ -52,7 +52,9 @@ async function until({ context }: Instance, owner: string, keys: readonly string
   }
 }
 
-test('a consumer that begins on a log without history derives every owner from the state, once', async () => {
+const derived = 'a consumer that begins on a log without history derives every owner from the state, once';
+
+test(derived, { timeout: 180_000 }, async () => {
   const owners = Array.from({ length: 6 }, () => randomUUID());
   const crowd = randomUUID();
   const gone = randomUUID();

@@ -173,4 +173,4 @@ test('while instances are cut off and one is killed, every owner’s nodes end u
   for (const owner of owners) {
     expect(await settled(owner, kept)).toEqual(await wanted(owner));
   }
-}, 60_000);
+}, 180_000);

@@ -13,7 +13,7 @@ export interface VmJobParts {
   readonly napi: Pick<RestClient, 'get' | 'post' | 'put' | 'delete'>;
   readonly cnapi: Pick<RestClient, 'post'>;
   /** How long a node may take to do what is asked of it, in milliseconds. */
-  readonly nodeTimeoutMs: number;
+  readonly nodeTimeoutMs: () => number;
 }
 
 export const vmBuckets = { vms: vmsBucket.name, desired: desiredBucket.name } as const;

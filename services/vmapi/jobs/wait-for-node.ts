@@ -13,7 +13,9 @@ export function waitForNode(
 ): Step {
   return {
     name: 'vmapi.wait_for_node',
-    timeoutMs: nodeTimeoutMs,
+    get timeoutMs() {
+      return nodeTimeoutMs();
+    },
     async do({ job, waitFor }) {
       const uuid = vmUuidOf(job);
       await waitFor(vmBuckets.vms, uuid, async () => {
