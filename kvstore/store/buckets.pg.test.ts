@@ -9,10 +9,10 @@ let one: TestStore;
 let two: TestStore;
 
 beforeAll(async () => {
-  postgres = await startPostgres();
+  postgres = await startPostgres({ fsync: 'off' });
   // At the same time, on an empty database.
   [one, two] = await Promise.all([openTestStore(postgres.url), openTestStore(postgres.url)]);
-}, 60_000);
+});
 
 afterAll(async () => {
   await Promise.all([one?.store.close(), two?.store.close()]);
@@ -235,20 +235,21 @@ test.each(['for the first time', 'by a statement that is prepared'])(
     if (name === 'waits2')
       for (let i = 0; i < 9; i++) await one.call('putObject', name, 'k', { a: `x${i}` }, {});
     const messages = await Messages.open(postgres.url);
-    const client = new pg.Client(postgres.url);
-    await client.connect();
+    const [client, watcher] = [new pg.Client(postgres.url), new pg.Client(postgres.url)];
+    await Promise.all([client.connect(), watcher.connect()]);
     await client.query(`BEGIN; LOCK TABLE kv.${name} IN ACCESS EXCLUSIVE MODE`);
     const change = `UPDATE kv.buckets_config SET options = '{"version":0}',
       generation = nextval('kv."bucket.generation"') WHERE name = $1`;
     await client.query(change, [name]);
     const put = one.call('putObject', name, 'k', { a: 'y' }, {});
     const waiting = `SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'conger-kvstore'`;
-    while ((await client.query(waiting)).rowCount === 0);
+    // Not within the transaction, which sees the sessions that there were when it first looked.
+    while ((await watcher.query(waiting)).rowCount === 0);
     await client.query('COMMIT');
     await put;
     expect(await messages.take()).toMatchObject([{ body: { bucket: name, key: 'k', value: { a: 'y' } } }]);
     await messages.close();
-    await client.end();
+    await Promise.all([client.end(), watcher.end()]);
   },
 );
 

@@ -62,7 +62,7 @@ beforeAll(async () => {
   store = await openTestStore(url);
   direct = await openTestStore(postgres.url);
   await store.call('createBucket', 'b', { index: { n: { type: 'number' } } }, {});
-}, 60_000);
+});
 
 afterEach(() => {
   fate = () => 'pass';

@@ -16,7 +16,7 @@ beforeAll(async () => {
   database = openDatabase(postgres.url, 4, silentLogger());
   admin = new pg.Client(postgres.url);
   await admin.connect();
-}, 60_000);
+});
 
 afterAll(async () => {
   await admin?.end();

@@ -9,12 +9,12 @@ let stores: [TestStore, TestStore];
 let messages: Messages;
 
 beforeAll(async () => {
-  postgres = await startPostgres();
+  postgres = await startPostgres({ fsync: 'off' });
   stores = [await openTestStore(postgres.url), await openTestStore(postgres.url)];
   messages = await Messages.open(postgres.url);
   const index = { u: { type: 'string', unique: true }, n: { type: 'number' }, range: { type: 'numrange' } };
   await stores[0].call('createBucket', 'b', { index }, {});
-}, 60_000);
+});
 
 afterAll(async () => {
   await messages?.close();

@@ -9,12 +9,12 @@ let other: TestStore;
 let client: pg.Client;
 
 beforeAll(async () => {
-  postgres = await startPostgres();
+  postgres = await startPostgres({ fsync: 'off' });
   store = await openTestStore(postgres.url);
   other = await openTestStore(postgres.url);
   client = new pg.Client(postgres.url);
   await client.connect();
-}, 60_000);
+});
 
 afterAll(async () => {
   await client?.end();
@@ -106,7 +106,7 @@ test('no more is read for a connection than it takes, and the others wait for no
     return taken;
   };
   const calls = Array.from({ length: 300 }, () => handler(rpcCall(['large', 'k', {}], send, signal)));
-  await vi.waitFor(() => expect(sent).toBe(64));
+  await vi.waitFor(() => expect(sent).toBe(64), { timeout: 30_000 });
   for (let i = 0; i < 10; i++) expect((await get('large', 'k')).value).toEqual({ n: 1 });
   expect(sent).toBe(64);
   take();

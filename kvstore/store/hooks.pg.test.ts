@@ -48,12 +48,12 @@ const named: Record<string, Hook> = {
 const index = { name: { type: 'string', unique: true }, uid: { type: 'number' } };
 
 beforeAll(async () => {
-  postgres = await startPostgres();
+  postgres = await startPostgres({ fsync: 'off' });
   store = await openTestStore(postgres.url, { hooks: new Map(Object.entries(named)) });
   trusting = await openTestStore(postgres.url, { sql: true });
   messages = await Messages.open(postgres.url);
   await trusting.call('sql', 'CREATE TABLE kv.audit (key text, id bigint)', [], {});
-}, 60_000);
+});
 
 afterAll(async () => {
   await messages?.close();

@@ -8,6 +8,9 @@ let store: TestStore;
 let other: TestStore;
 let admin: pg.Client;
 
+/** For what comes in its own time. */
+const patience = { timeout: 30_000 };
+
 beforeAll(async () => {
   postgres = await startPostgres();
   store = await openTestStore(postgres.url);
@@ -17,7 +20,7 @@ beforeAll(async () => {
 });
 
 afterEach(async () => {
-  await vi.waitFor(async () => expect(await connections()).toBe(0), { timeout: 5_000 });
+  await vi.waitFor(async () => expect(await connections()).toBe(0), patience);
 });
 
 afterAll(async () => {
@@ -67,9 +70,9 @@ async function listen(channel: string, on: TestStore = store): Promise<Listening
   await vi.waitFor(async () => {
     await admin.query('SELECT pg_notify($1, $2)', [channel, 'ready?']);
     expect(heard.length).toBeGreaterThan(0);
-  });
+  }, patience);
   await admin.query('SELECT pg_notify($1, $2)', [channel, 'ready']);
-  await vi.waitFor(() => expect(heard.at(-1)?.payload).toBe('ready'));
+  await vi.waitFor(() => expect(heard.at(-1)?.payload).toBe('ready'), patience);
   heard.length = 0;
   return { id, heard, ended, hold, abort: () => gone.abort() };
 }
@@ -87,7 +90,7 @@ describe('hearing', () => {
     const payloads = Array.from({ length: 1000 }, (_, i) => `{"data":${i}}`);
     await Promise.all(payloads.slice(0, 1).map((payload) => store.call('notify', channel, payload, {})));
     await admin.query('SELECT pg_notify($1, p) FROM unnest($2::text[]) p', [channel, payloads.slice(1)]);
-    await vi.waitFor(() => expect(listening.heard).toHaveLength(1000));
+    await vi.waitFor(() => expect(listening.heard).toHaveLength(1000), patience);
     expect(listening.heard).toEqual(payloads.map((payload) => ({ channel, payload })));
     await unlisten(listening);
   });
@@ -98,13 +101,13 @@ describe('hearing', () => {
     expect(await connections()).toBe(1);
     await store.call('notify', 'a', 'for a', {});
     await store.call('notify', 'b', 'for b', {});
-    await vi.waitFor(() => expect(b.heard).toHaveLength(1));
+    await vi.waitFor(() => expect(b.heard).toHaveLength(1), patience);
     const heard = [{ channel: 'a', payload: 'for a' }];
     expect(a1.heard).toEqual(heard);
     expect(a2.heard).toEqual(heard);
     await unlisten(a1);
     await store.call('notify', 'a', 'again', {});
-    await vi.waitFor(() => expect(a2.heard).toHaveLength(2));
+    await vi.waitFor(() => expect(a2.heard).toHaveLength(2), patience);
     expect(a1.heard).toEqual(heard);
     await unlisten(a2, b);
   });
@@ -119,7 +122,7 @@ describe('hearing', () => {
       }),
     );
     for (const payload of ['1', '2', '3']) await store.call('notify', 'slow', payload, {});
-    await vi.waitFor(() => expect(listening.heard).toHaveLength(3));
+    await vi.waitFor(() => expect(listening.heard).toHaveLength(3), patience);
     await store.call('unlisten', slow.id, {});
     release();
     expect(await slow.ended).toBeUndefined();
@@ -167,7 +170,7 @@ describe('ending', () => {
       }),
     );
     await admin.query(`SELECT pg_notify('stuck', n::text) FROM generate_series(1, 5000) n`);
-    await vi.waitFor(() => expect(listening.heard.length).toBeGreaterThanOrEqual(5000));
+    await vi.waitFor(() => expect(listening.heard.length).toBeGreaterThanOrEqual(5000), patience);
     release();
     expect(await stuck.ended).toMatchObject({ code: 'OverloadedError' });
     await unlisten(listening);
@@ -189,7 +192,7 @@ describe('notifying', () => {
     expect(await store.call('sql', 'select pg_notify($1, $2)', ['by sql', 'x'], {})).toEqual([
       { pg_notify: '' },
     ]);
-    await vi.waitFor(() => expect(listening.heard).toHaveLength(1));
+    await vi.waitFor(() => expect(listening.heard).toHaveLength(1), patience);
     await expect(store.call('sql', 'select pg_notify($1, $2)', ['by sql'], {})).rejects.toMatchObject({
       code: 'OperationNotAllowedError',
     });
@@ -211,7 +214,7 @@ describe('notifying', () => {
   test('a payload of 7,999 bytes passes', async () => {
     const listening = await listen('large');
     await store.call('notify', 'large', 'x'.repeat(7999), {});
-    await vi.waitFor(() => expect(listening.heard).toHaveLength(1));
+    await vi.waitFor(() => expect(listening.heard).toHaveLength(1), patience);
     await unlisten(listening);
   });
 });

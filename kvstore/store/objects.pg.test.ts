@@ -8,7 +8,7 @@ let store: TestStore;
 let messages: Messages;
 
 beforeAll(async () => {
-  postgres = await startPostgres();
+  postgres = await startPostgres({ fsync: 'off' });
   store = await openTestStore(postgres.url, { sql: true });
   messages = await Messages.open(postgres.url);
   const index = {
@@ -26,7 +26,7 @@ beforeAll(async () => {
     { index: { n: { type: 'number' } }, options: { feed: false } },
     {},
   );
-}, 60_000);
+});
 
 afterAll(async () => {
   await messages?.close();

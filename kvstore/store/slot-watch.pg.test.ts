@@ -18,7 +18,7 @@ beforeAll(async () => {
   client = new pg.Client(server.url);
   await client.connect();
   await client.query('CREATE TABLE other (text text)');
-}, 60_000);
+});
 
 afterAll(async () => {
   await client.end();
