@@ -6,11 +6,11 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { freeRange } from '../runtime/ports.ts';
 import { startPostgres, type TestPostgres } from '../test/fixtures/postgres.ts';
 import { type Datacenter, startDatacenter } from './datacenter.ts';
 import { readEndpoints } from './endpoints.ts';
 import type { DatacenterOptions } from './options.ts';
-import { freeRange } from './parts/ports.ts';
 import { portCount } from './plan.ts';
 import { entries } from './start.ts';
 

@@ -1,4 +1,4 @@
-import { isPortFree } from './parts/ports.ts';
+import { isPortFree } from '../runtime/ports.ts';
 
 /** Services of which `--instances` run, in the order of their ports. */
 export const replicated = ['cnapi', 'vmapi', 'napi', 'fwapi'] as const;

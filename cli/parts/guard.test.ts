@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { until } from '../../test/until.ts';
 
 // A process that is killed must be one of its own, and Node cannot run TypeScript: `npm test` builds it first.
 const compiled = join(import.meta.dirname, '../../dist/cli/parts/guard.js');
@@ -22,8 +23,9 @@ async function startGuarded(directory: string, then: string) {
   const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
+  const ended = once(child, 'exit');
   const [line] = await once(child.stdout, 'data');
-  return { child, server: Number(String(line)) };
+  return { child, ended, server: Number(String(line)) };
 }
 
 function isAlive(pid: number): boolean {
@@ -40,14 +42,14 @@ describe.runIf(existsSync(compiled))('a guard', () => {
     const directory = await mkdtemp(join(tmpdir(), 'conger-guard-'));
     const { child, server } = await startGuarded(directory, 'setInterval(() => {}, 1000);');
     child.kill('SIGKILL');
-    while (existsSync(directory)) await new Promise((resolve) => setTimeout(resolve, 20));
+    await until('the directory is gone', async () => !existsSync(directory));
     expect(isAlive(server)).toBe(false);
   });
 
   it('does nothing once it is dismissed, and keeps no process from ending', async () => {
     const directory = await mkdtemp(join(tmpdir(), 'conger-guard-'));
-    const { child, server } = await startGuarded(directory, 'dismiss(); server.unref();');
-    await once(child, 'exit');
+    const { ended, server } = await startGuarded(directory, 'dismiss(); server.unref();');
+    await ended;
     expect(isAlive(server)).toBe(true);
     expect(existsSync(directory)).toBe(true);
     process.kill(server, 'SIGKILL');

@@ -6,8 +6,9 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { freePort } from '../../runtime/ports.ts';
 import { startPostgres } from '../../test/fixtures/postgres.ts';
-import { freePort } from './ports.ts';
+import { until } from '../../test/until.ts';
 import { startServer } from './postgres.ts';
 
 // A process that is killed must be one of its own, and Node cannot run TypeScript: `npm test` builds it first.
@@ -36,7 +37,7 @@ async function query(url: string, sql: string): Promise<Record<string, unknown>[
   }
 }
 
-describe('the fixture', () => {
+describe('the fixture', { timeout: 240_000 }, () => {
   it('decodes logically, and lets nobody but conger in', async () => {
     const { url, stop } = await startPostgres({ max_connections: '50' });
     try {
@@ -67,7 +68,8 @@ describe('the fixture', () => {
   });
 });
 
-describe('a cluster that stays', () => {
+// Each is written to the disk for certain, which on a busy one takes its time.
+describe('a cluster that stays', { timeout: 240_000 }, () => {
   it('keeps its data in a directory that PostgreSQL’s user cannot enter', async () => {
     const home = join(directory, 'private');
     await mkdir(home);
@@ -113,7 +115,7 @@ describe('a cluster that stays', () => {
     const options = { directory: join(directory, 'reused'), port: await freePort() };
     const first = await startServer(options);
     await first.stop();
-    const other = spawn('sleep', ['60']);
+    const other = spawn('sleep', ['600']);
     await writeFile(join(first.data, 'postmaster.pid'), `${other.pid}\n${first.data}\n`);
     const second = await startServer(options);
     await second.stop();
@@ -140,7 +142,7 @@ describe('a cluster that stays', () => {
       if (said.includes('entering standby mode')) break;
     }
     child.kill('SIGKILL');
-    while (existsSync(first.data)) await new Promise((resolve) => setTimeout(resolve, 20));
+    await until('the data is gone', async () => !existsSync(first.data), 120_000);
   });
 
   it('says what PostgreSQL said when it cannot start', async () => {

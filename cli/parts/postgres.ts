@@ -153,9 +153,10 @@ export async function startServer(options: PostgresOptions): Promise<Postgres> {
       break;
     } catch (error) {
       dismiss();
-      // A killed postmaster's backends hold its shared memory until they notice, within a second or so.
+      // A killed postmaster's backends hold its shared memory until they notice: within a second or so, on a machine that
+      // is busy with other things in many times that.
       const held = error instanceof StartError && error.message.includes('shared memory block');
-      if (!held || attempt >= 20) throw error;
+      if (!held || attempt >= 120) throw error;
       await sleep(250);
     }
   }

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { freeRange } from '../../cli/parts/ports.ts';
+import { freeRange } from '../../runtime/ports.ts';
 import { createKv } from '../../kvstore/client.ts';
 import type { Kv } from '../../kvstore/types.ts';
 import { type Config, loadConfig } from '../../runtime/config.ts';

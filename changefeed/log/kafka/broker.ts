@@ -1,14 +1,14 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { randomBytes, randomInt } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { closeSync, existsSync, openSync } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { Kafka, logLevel } from 'kafkajs';
 import { messageOf } from '../../../runtime/errors.ts';
+import { freePort } from '../../../runtime/ports.ts';
 import './repair.ts';
 import { deployDirectory, installKafka } from './install.ts';
 
@@ -216,23 +216,4 @@ async function isBroker(pid: number, dir: string): Promise<boolean> {
     stdout: '',
   }));
   return stdout.includes('kafka.Kafka') && stdout.includes(config);
-}
-
-/**
- * A port that nobody listens on now, below those that kernels give to outgoing connections: a client that tries to reach
- * a broker while it is down could else be given the broker's own port, and keep it.
- */
-export async function freePort(): Promise<number> {
-  for (;;) {
-    const port = randomInt(20_000, 32_768);
-    if (await isFree(port)) return port;
-  }
-}
-
-function isFree(port: number): Promise<boolean> {
-  return new Promise((answer) => {
-    const server = createServer();
-    server.once('error', () => answer(false));
-    server.listen(port, '127.0.0.1', () => server.close(() => answer(true)));
-  });
 }
