@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { spawnKvstore } from '../../test/fixtures/kvstore.ts';
 import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
 import { FastConnection } from '../fast/connection.ts';
@@ -14,11 +14,15 @@ let one: TestStore;
 let two: TestStore;
 let sql: pg.Client;
 
+/** For what comes in its own time; the tests' own is above it. */
+const patience = { timeout: 50_000, interval: 20 };
+vi.setConfig({ testTimeout: 120_000 });
+
 beforeAll(async () => {
-  postgres = await startPostgres();
+  postgres = await startPostgres({ fsync: 'off' });
   [one, two] = await Promise.all([openTestStore(postgres.url), openTestStore(postgres.url)]);
   sql = await connect(postgres.url);
-}, 60_000);
+});
 
 afterAll(async () => {
   await sql?.end();
@@ -54,18 +58,15 @@ async function openSnapshot(url: string): Promise<pg.Client> {
 }
 
 async function buildWaits(client: pg.Client): Promise<number> {
-  return vi.waitFor(
-    async () => {
-      const { rows } = await client.query<{ pid: number }>(
-        `SELECT pid FROM pg_stat_progress_create_index
+  return vi.waitFor(async () => {
+    const { rows } = await client.query<{ pid: number }>(
+      `SELECT pid FROM pg_stat_progress_create_index
          WHERE phase LIKE 'waiting for old snapshots' AND datname = current_database()`,
-      );
-      const pid = rows[0]?.pid;
-      if (pid === undefined) throw new Error('no build waits');
-      return pid;
-    },
-    { timeout: 20_000, interval: 20 },
-  );
+    );
+    const pid = rows[0]?.pid;
+    if (pid === undefined) throw new Error('no build waits');
+    return pid;
+  }, patience);
 }
 
 async function indexes(client: pg.Client, name: string): Promise<string[]> {
@@ -107,6 +108,9 @@ test('writers go on while indexes are built through another server, and wait for
   const objects = 60_000;
   await createFull(sql, one, 'big', objects);
   let running = true;
+  onTestFinished(() => {
+    running = false;
+  });
   const pauses: number[] = [];
   let next = 1_000_000;
   const writer = async (store: TestStore) => {
@@ -118,6 +122,8 @@ test('writers go on while indexes are built through another server, and wait for
     }
   };
   const behindBuilds: unknown[] = [];
+  const unlimited: unknown[] = [];
+  const requested = new Set<string>();
   let longestRequestMs = 0;
   const sampler = async () => {
     const watch = await connect(postgres.url);
@@ -128,26 +134,46 @@ test('writers go on while indexes are built through another server, and wait for
       );
       behindBuilds.push(...blocked.rows);
       const requests = await watch.query(
-        `SELECT extract(epoch FROM clock_timestamp() - waitstart) * 1000 AS ms FROM pg_locks
-         WHERE NOT granted AND mode = 'AccessExclusiveLock' AND relation = 'kv.big'::regclass`,
+        `SELECT pid, waitstart::text AS since, extract(epoch FROM clock_timestamp() - waitstart) * 1000 AS ms FROM pg_locks
+         WHERE waitstart IS NOT NULL AND mode = 'AccessExclusiveLock' AND relation = 'kv.big'::regclass`,
       );
-      for (const { ms } of requests.rows) longestRequestMs = Math.max(longestRequestMs, Number(ms));
+      for (const { pid, since, ms } of requests.rows) {
+        requested.add(since);
+        longestRequestMs = Math.max(longestRequestMs, Number(ms));
+        const waits = await watch.query(
+          `SELECT query FROM pg_stat_activity
+           WHERE pid = $1 AND query_start <= $2 AND query NOT LIKE '%SET LOCAL lock_timeout = 50;%'`,
+          [pid, since],
+        );
+        unlimited.push(...waits.rows);
+      }
       await delay(5);
     }
     await watch.end();
   };
   const loops = [sampler(), ...[one, one, one, one, two, two, two, two].map(writer)];
-  await vi.waitFor(() => expect(pauses.length).toBeGreaterThan(50));
-  await two.call('updateBucket', 'big', { index: abc, options: { version: 2 } }, {});
+  await vi.waitFor(() => expect(pauses.length).toBeGreaterThan(50), patience);
+  const guest = await connect(postgres.url);
+  await guest.query('BEGIN; LOCK TABLE kv.big IN ROW EXCLUSIVE MODE');
+  const updated = two.call('updateBucket', 'big', { index: abc, options: { version: 2 } }, {});
+  // While somebody stays at the table the lock that all wait behind is asked for again and again, and they go on.
+  await vi.waitFor(() => expect(requested.size).toBeGreaterThan(2), patience);
+  const before = pauses.length;
+  await vi.waitFor(() => expect(pauses.length).toBeGreaterThan(before + 20), patience);
+  await guest.end();
+  await updated;
   expect(await indexes(sql, 'big')).toEqual(
     ['a', '_id', '_key', 'b', 'c'].map((f) => expectedIndex('big', f)).sort(),
   );
   running = false;
   await Promise.all(loops);
   expect(behindBuilds).toEqual([]);
-  // A request for the lock that all wait behind is given up after 50 ms; the rest is for a machine that is busy.
-  expect(longestRequestMs).toBeLessThan(250);
-  console.log(`${pauses.length} puts, the longest ${Math.round(Math.max(...pauses))} ms`);
+  // By PostgreSQL, after 50 ms, whatever its server is at.
+  expect(unlimited).toEqual([]);
+  const [longestPut, longestRequest] = [Math.max(...pauses), longestRequestMs].map(Math.round);
+  console.log(
+    `${pauses.length} puts, the longest ${longestPut} ms; ${longestRequest} ms for the lock at most`,
+  );
 
   await Promise.all([reindexAll(one, 'big', 5000), reindexAll(two, 'big', 5000)]);
   expect(await wrong(sql, 'big')).toBe(0);
@@ -157,7 +183,7 @@ test('writers go on while indexes are built through another server, and wait for
     name: 'UniqueAttributeError',
     context: { attribute: 'b', value: String(objects) },
   });
-}, 120_000);
+}, 240_000);
 
 function expectedIndex(bucket: string, field: string): string {
   const kinds: Record<string, string> = { a: 'a.btree', b: 'b.unique', c: 'c.gin' };
@@ -244,12 +270,12 @@ test('a bucket that is deleted while a build waits for its table leaves no lock 
   await vi.waitFor(
     async () =>
       expect((await sql.query(`SELECT FROM kv."bucket.changes" WHERE name = 'gone'`)).rowCount).toBe(1),
-    { timeout: 20_000 },
+    patience,
   );
   await deleter.query('BEGIN; LOCK TABLE kv.gone IN ACCESS EXCLUSIVE MODE');
   await seat.end();
   const waiting = `SELECT FROM pg_locks WHERE NOT granted AND relation = 'kv.gone'::regclass`;
-  await vi.waitFor(async () => expect((await sql.query(waiting)).rowCount).toBe(1), { timeout: 20_000 });
+  await vi.waitFor(async () => expect((await sql.query(waiting)).rowCount).toBe(1), patience);
   await deleter.query(`DROP TABLE kv.gone; DELETE FROM kv.buckets_config WHERE name = 'gone';
     SELECT pg_notify('kv.buckets', 'gone'); COMMIT`);
   await deleter.end();
@@ -258,7 +284,7 @@ test('a bucket that is deleted while a build waits for its table leaves no lock 
   await two.call('updateBucket', 'later', config, {});
   const open = `SELECT query FROM pg_stat_activity
     WHERE application_name = 'conger-kvstore' AND state LIKE 'idle in transaction%'`;
-  await vi.waitFor(async () => expect((await sql.query(open)).rows).toEqual([]), { timeout: 20_000 });
+  await vi.waitFor(async () => expect((await sql.query(open)).rows).toEqual([]), patience);
 });
 
 test('an index that cannot be unique leaves the bucket as it was, and the next try may succeed', async () => {
@@ -317,7 +343,7 @@ test('a build whose connection breaks is made again', async () => {
   const updated = one.call('updateBucket', 'broken', { index: abc, options: { version: 2 } }, {});
   const pid = await buildWaits(sql);
   await sql.query('SELECT pg_terminate_backend($1)', [pid]);
-  await vi.waitFor(async () => expect(await buildWaits(sql)).not.toBe(pid), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await buildWaits(sql)).not.toBe(pid), patience);
   await snapshot.end();
   await updated;
   expect(await indexes(sql, 'broken')).toEqual(
@@ -340,23 +366,17 @@ test('whoever holds the seat says so again and again, and where it is lost anoth
   const first = await holder();
   expect(first).toBeDefined();
   const heard = new Set<string | undefined>();
-  await vi.waitFor(
-    async () => {
-      const now = await holder();
-      expect(now?.pid).toBe(first?.pid);
-      expect(heard.add(now?.heard).size).toBeGreaterThan(2);
-    },
-    { timeout: 20_000 },
-  );
+  await vi.waitFor(async () => {
+    const now = await holder();
+    expect(now?.pid).toBe(first?.pid);
+    expect(heard.add(now?.heard).size).toBeGreaterThan(2);
+  }, patience);
   await sql.query('SELECT pg_terminate_backend($1)', [first?.pid]);
-  await vi.waitFor(
-    async () => {
-      const now = await holder();
-      expect(now).toBeDefined();
-      expect(now?.pid).not.toBe(first?.pid);
-    },
-    { timeout: 20_000 },
-  );
+  await vi.waitFor(async () => {
+    const now = await holder();
+    expect(now).toBeDefined();
+    expect(now?.pid).not.toBe(first?.pid);
+  }, patience);
   await snapshot.end();
   await updated;
   expect(await indexes(sql, 'seat')).toEqual(
@@ -387,7 +407,7 @@ test('what a server that is killed was building or reindexing another one finish
   await snapshot.end();
   await vi.waitFor(
     async () => expect((await third.first('getBucket', {}, 'orphan')).options).toBe('{"version":2}'),
-    { timeout: 20_000 },
+    patience,
   );
   expect(await indexes(client, 'orphan')).toEqual(
     ['_id', '_key', 'a', 'b', 'c'].map((f) => expectedIndex('orphan', f)),
@@ -395,11 +415,15 @@ test('what a server that is killed was building or reindexing another one finish
 
   kvstore = await spawnKvstore(url);
   await call('reindexObjects', ['orphan', 500, {}]);
+  // While somebody is at one of the objects nobody comes to the end of them.
+  const holder = await connect(url);
+  await holder.query(`BEGIN; SELECT FROM kv.orphan WHERE _key = 'k15000' FOR UPDATE`);
   const cut = call('reindexObjects', ['orphan', 20_000, {}]).catch(String);
   const done = async () => (await client.query('SELECT FROM kv.orphan WHERE _rver = 2')).rowCount ?? 0;
-  await vi.waitFor(async () => expect(await done()).toBeGreaterThan(1000), { timeout: 20_000, interval: 10 });
+  await vi.waitFor(async () => expect(await done()).toBeGreaterThan(1000), patience);
   await kvstore.kill('SIGKILL');
   expect(await cut).toContain('ConnectionBrokenError');
+  await holder.end();
   const { rows } = await client.query(`SELECT low::integer FROM kv."bucket.reindex" WHERE name = 'orphan'`);
   expect(rows[0]?.low).toBeGreaterThanOrEqual(500);
   await reindexAll(third, 'orphan', 5000);
@@ -407,7 +431,7 @@ test('what a server that is killed was building or reindexing another one finish
   expect((await third.first('getBucket', {}, 'orphan')).reindex_active).toBe('{}');
   await third.store.close();
   await client.end();
-}, 60_000);
+}, 180_000);
 
 test('a change is heard of at once by servers that use the bucket, also after they had lost PostgreSQL', async () => {
   await one.call('createBucket', 'heard', { index: a, options: { version: 1 } }, {});
@@ -424,13 +448,13 @@ test('a change is heard of at once by servers that use the bucket, also after th
   };
   expect(await known()).toContain(await current());
   await one.call('updateBucket', 'heard', { index: abc, options: { version: 2 } }, {});
-  await vi.waitFor(async () => expect(await known()).toContain(await current()));
+  await vi.waitFor(async () => expect(await known()).toContain(await current()), patience);
 
   await sql.query(
     `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'conger-kvstore listen'`,
   );
   await one.call('updateBucket', 'heard', { index: a, options: { version: 3 } }, {});
-  await vi.waitFor(async () => expect(await known()).toContain(await current()), { timeout: 10_000 });
+  await vi.waitFor(async () => expect(await known()).toContain(await current()), patience);
 });
 
 describe('reindexing', () => {
@@ -438,9 +462,11 @@ describe('reindexing', () => {
     await createFull(sql, one, 'shared', 5000);
     await one.call('updateBucket', 'shared', { index: abc, options: { version: 2 } }, {});
     const messages = await Messages.open(postgres.url);
-    const sums = await Promise.all([one, two, one, two].map((store) => reindexAll(store, 'shared', 70)));
-    expect(sums.reduce((sum, n) => sum + n)).toBe(5000);
-    expect(sums.every((sum) => sum > 0)).toBe(true);
+    const stores = [one, two, one, two];
+    const firsts = await Promise.all(stores.map((store) => store.first('reindexObjects', 'shared', 70, {})));
+    expect(firsts.map(({ processed }) => processed)).toEqual([70, 70, 70, 70]);
+    const sums = await Promise.all(stores.map((store) => reindexAll(store, 'shared', 70)));
+    expect(sums.reduce((sum, n) => sum + n)).toBe(5000 - 4 * 70);
     expect(await messages.take()).toEqual([]);
     await messages.close();
     expect(await wrong(sql, 'shared')).toBe(0);
@@ -454,7 +480,7 @@ describe('reindexing', () => {
     await holder.query(`BEGIN; SELECT FROM kv.held WHERE _key = 'k1500' FOR UPDATE`);
     const all = reindexAll(two, 'held', 10_000);
     const waiting = `SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%kv."held"%'`;
-    await vi.waitFor(async () => expect((await sql.query(waiting)).rowCount).toBe(1), { timeout: 10_000 });
+    await vi.waitFor(async () => expect((await sql.query(waiting)).rowCount).toBe(1), patience);
     expect((await one.first('getBucket', {}, 'held')).reindex_active).toBe('{"2":["b","c"]}');
     await holder.query('ROLLBACK');
     await holder.end();
@@ -479,14 +505,17 @@ describe('reindexing', () => {
     };
     const writing = writer();
     let left = Number.POSITIVE_INFINITY;
-    for (;;) {
-      const { processed, remaining } = await one.first('reindexObjects', 'moving', 50, {});
-      expect(remaining).toBeLessThanOrEqual(left);
-      left = remaining;
-      if (processed === 0) break;
+    try {
+      for (;;) {
+        const { processed, remaining } = await one.first('reindexObjects', 'moving', 50, {});
+        expect(remaining).toBeLessThanOrEqual(left);
+        left = remaining;
+        if (processed === 0) break;
+      }
+    } finally {
+      running = false;
+      await writing;
     }
-    running = false;
-    await writing;
     expect(left).toBe(0);
     expect(await wrong(sql, 'moving')).toBe(0);
   });
