@@ -91,7 +91,7 @@ async function query(url: string, sql: string): Promise<Record<string, unknown>[
   }
 }
 
-describe('a datacenter', () => {
+describe('a datacenter', { timeout: 180_000 }, () => {
   it('runs every part, tells each where the others are, and writes endpoints.json', async () => {
     const { endpoints, home } = await startWhole({ instances: 3, nodes: 1, sql: true });
     expect(await readEndpoints(home.endpoints)).toEqual(endpoints);

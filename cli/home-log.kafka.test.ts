@@ -98,7 +98,7 @@ describe.skipIf(!(await kafkaAvailable()))('a home whose log is exchanged', () =
     return JSON.parse(text.split('\n')[0] ?? '') as { type?: string; code?: string; cursor?: string };
   }
 
-  test('loses nothing that consumers had not applied, there and back', { timeout: 180_000 }, async () => {
+  test('loses nothing that consumers had not applied, there and back', { timeout: 600_000 }, async () => {
     let datacenter = await start(false);
     const owner = randomUUID();
     const { napi, vmapi, fwapi } = datacenter.endpoints;

@@ -1,7 +1,7 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { launchNode } from './parts/node-process.ts';
 import { type Clock, type Part, type Running, Supervisor } from './supervisor.ts';
 
@@ -250,9 +250,12 @@ describe('a process of Node', () => {
     );
     const running = await launcher(entry)();
     expect(await running.ended).toBe('exit 70: cannot start: no luck');
-    const lines = (await readFile(join(directory, 'fake0.log'), 'utf8')).trim().split('\n');
-    const messages = lines.map((line) => JSON.parse(line).msg);
-    expect(messages).toContain('cannot start: no luck');
-    expect(messages).toContain('raw words');
+    const messages = async () => {
+      const lines = (await readFile(join(directory, 'fake0.log'), 'utf8')).trim().split('\n');
+      return lines.map((line) => JSON.parse(line).msg);
+    };
+    expect(await messages()).toContain('cannot start: no luck');
+    // Its end is told without waiting for long for whoever else may hold its stderr.
+    await vi.waitFor(async () => expect(await messages()).toContain('raw words'), { timeout: 30_000 });
   });
 });

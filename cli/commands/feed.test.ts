@@ -95,13 +95,14 @@ describe('the command', () => {
     const entry = fileURLToPath(new URL('../../dist/cli/conger.js', import.meta.url));
     const child = spawn(process.execPath, [entry, 'feed', ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
     stops.push(() => child.kill('SIGKILL'));
-    const exit = once(child, 'exit');
+    // And all that it said has been read.
+    const ended = once(child, 'close');
     let errors = '';
     child.stderr.on('data', (text) => {
       errors += text;
     });
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-    return { child, exit, lines, errors: () => errors };
+    return { child, ended, lines, errors: () => errors };
   }
 
   it('prints lines until Ctrl-C, and then the cursor to go on from', { timeout: 60_000 }, async () => {
@@ -114,7 +115,7 @@ describe('the command', () => {
     expect(JSON.parse((await run.lines.next()).value)).toEqual({ type: 'bookmark', cursor: 'c1' });
     expect(JSON.parse((await run.lines.next()).value)).toEqual({ type: 'bookmark', cursor: 'c2' });
     run.child.kill('SIGINT');
-    expect(await run.exit).toEqual([0, null]);
+    expect(await run.ended).toEqual([0, null]);
     expect(run.errors()).toBe('--since c2\n');
     expect(Object.fromEntries(asked[0] ?? [])).toEqual({
       resource: 'vm',
@@ -129,7 +130,7 @@ describe('the command', () => {
   ])('ends with %s', { timeout: 60_000 }, async (code, status, exit) => {
     const { url } = await service(status, { code, message: 'no such thing' });
     const run = conger('vm', '--since', 'c0', '--url', url);
-    expect(await run.exit).toEqual([exit, null]);
+    expect(await run.ended).toEqual([exit, null]);
     expect(run.errors()).toContain('no such thing');
   });
 });

@@ -32,13 +32,13 @@ beforeAll(async () => {
   };
   const endpoints: Endpoints = { ...none, kvstore: [link.kvstore], postgres: road.postgres, processes: [] };
   await writeFile(join(home, 'endpoints.json'), JSON.stringify(endpoints));
-}, 60_000);
+});
 
 afterAll(async () => {
   await member?.close();
   await road?.close();
   await rm(home, { recursive: true, force: true });
-}, 30_000);
+});
 
 async function conger(...args: string[]): Promise<string[]> {
   let out = '';
@@ -91,7 +91,7 @@ test('what waits is listed, shown, replayed and dropped', async () => {
   const waits = async (count: number) =>
     vi.waitFor(
       async () => expect((await listHeld(kv)).reduce((sum, key) => sum + key.count, 0)).toBe(count),
-      { timeout: 10_000, interval: 20 },
+      { timeout: 50_000, interval: 20 },
     );
 
   for (const owner of ['ann', 'bob'])
@@ -121,4 +121,4 @@ test('what waits is listed, shown, replayed and dropped', async () => {
   await expect(poison.run(['replay', 'words', 'bob', '--home', home])).rejects.toThrow('nothing waits');
   await expect(poison.run(['mend', 'words', 'bob', '--home', home])).rejects.toThrow('missing: list');
   await consumer.stop();
-}, 60_000);
+}, 120_000);
