@@ -1,13 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { freeRange } from '../../runtime/ports.ts';
 import { createKv } from '../../kvstore/client.ts';
 import type { Kv } from '../../kvstore/types.ts';
 import { type Config, loadConfig } from '../../runtime/config.ts';
 import { silentLogger } from '../../runtime/log.ts';
+import { freeRange } from '../../runtime/ports.ts';
 import { startProxy, type TcpProxy } from '../fixtures/proxy.ts';
 import type { Random } from '../random.ts';
+import { until } from '../until.ts';
 import type { Fixtures } from './fixtures.ts';
 import { type Kind, Managed } from './managed.ts';
+import { patienceMs } from './patience.ts';
 import { ensureBuckets } from './resources.ts';
 
 export const partitions = 4;
@@ -117,8 +119,11 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
     const captures = [await make('capture', 0, 0), await make('capture', 1, 0)];
     await Promise.all([...kvstores, ...captures].map((process) => process.start()));
     const servers = [base, base + 1].map((port) => `tcp://127.0.0.1:${port}`);
-    kv = createKv({ servers, log: silentLogger() });
-    await ensureBuckets(kv);
+    const client = createKv({ servers, log: silentLogger() });
+    kv = client;
+    // Failpoints may have it that both servers are away for longer than a call is tried.
+    const ensured = () => ensureBuckets(client).then(() => true);
+    await until('the buckets are there', ensured, patienceMs);
     const linked = [await link('services-kvstore0', base), await link('services-kvstore1', base + 1)];
     const CONGER_KVSTORE = linked.map((port) => `tcp://127.0.0.1:${port}`).join(',');
     const ports = Array.from({ length: options.services }, (_, n) => base + 2 + n);
@@ -130,7 +135,7 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
       // The order in which they came to be is nobody's.
       links: links.toSorted((a, b) => (a.name < b.name ? -1 : 1)),
       urls: ports.map((port) => `http://127.0.0.1:${port}`),
-      kv,
+      kv: client,
       kvstores: servers,
       config: loadConfig({ ...env, CONGER_POSTGRES: hosts.join(',') }),
       heal: async () => {

@@ -7,7 +7,9 @@ import {
   type ReplicatedPostgres,
   startReplicatedPostgres,
 } from '../fixtures/replicated-postgres.ts';
+import { until } from '../until.ts';
 import { type Brokers, startBrokers } from './brokers.ts';
+import { patienceMs } from './patience.ts';
 import { slotKeepMb } from './postgres-faults.ts';
 import { SmallDisk } from './small-disk.ts';
 
@@ -140,16 +142,23 @@ class RunningFixtures implements Fixtures {
 
   async drop(name: string, slot: string): Promise<void> {
     await this.heal();
-    await this.postgres.query(
+    await this.#eventually(
       `SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
         WHERE slot_name = '${slot}' AND active_pid IS NOT NULL`,
-    );
-    await this.postgres.query(
       `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '${slot}'`,
     );
     // A standby that is about to drop a database, and is synchronising a slot of it, ends.
     await this.replicas?.untilGone(slot);
-    await this.postgres.query(`DROP DATABASE ${name} WITH (FORCE)`);
+    await this.#eventually(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
+  }
+
+  /** What a connection that was begun before its process died may get in the way of, for as long as PostgreSQL takes to see it. */
+  async #eventually(...statements: readonly string[]): Promise<void> {
+    const done = async () => {
+      for (const sql of statements) await this.postgres.query(sql);
+      return true;
+    };
+    await until(statements.join('; '), done, patienceMs);
   }
 
   async keep(directory: string): Promise<void> {

@@ -2,8 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { decodeCursor } from '../../changefeed/feeds/cursor.ts';
 import type { FeedLine } from '../../changefeed/feeds/http.ts';
 import type { Kv } from '../../kvstore/types.ts';
+import { type ErrorCode, errorTable } from '../../runtime/errors.ts';
 import type { Random } from '../random.ts';
+import { until } from '../until.ts';
 import type { Read, Stream, Told } from './history.ts';
+import { patienceMs } from './patience.ts';
 import { bucket, type Value } from './resources.ts';
 
 type Open = {
@@ -29,6 +32,9 @@ export interface ListenerOptions {
   readonly since?: Place;
 }
 
+/** Anything but "not now" is a broken promise, and must not be retried into silence. */
+const notNow = 503;
+
 /**
  * A listener of `GET /feed`: it remembers the cursor of the last line, and goes on from there, at any instance, when
  * its connection ends. All that it saw is in `streams`, by connection.
@@ -52,7 +58,8 @@ export class Listener {
 
   /** Resolves when it has its place in the feed, a snapshot included. */
   async begun(): Promise<void> {
-    while (!this.#begun && !this.#abort.signal.aborted) await sleep(10);
+    const { name } = this.#options;
+    await until(`${name} begins`, async () => this.#begun || this.#abort.signal.aborted, patienceMs);
   }
 
   /** The last position that it knows of, in each partition. */
@@ -107,8 +114,7 @@ export class Listener {
     if (!answer.ok || answer.body === null) {
       const text = await answer.text();
       if (text.includes('PositionGone')) this.#beginAnew(stream);
-      // Anything but "not now" is a broken promise, and must not be retried into silence.
-      else if (answer.status < 503) this.streams.push({ ...stream, refused: `${answer.status} ${text}` });
+      else if (answer.status < notNow) this.streams.push({ ...stream, refused: `${answer.status} ${text}` });
       return;
     }
     this.streams.push(stream);
@@ -142,8 +148,7 @@ export class Listener {
           this.#beginAnew(stream);
           return;
         }
-        if (line.code !== 'ServiceUnavailable' && line.code !== 'SlowReader')
-          stream.refused = JSON.stringify(line);
+        if ((errorTable[line.code as ErrorCode]?.status ?? 0) < notNow) stream.refused = JSON.stringify(line);
         break;
     }
     if (!('cursor' in line) || line.cursor === undefined) return;

@@ -4,6 +4,7 @@ import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { patienceMs } from './patience.ts';
 
 // The same from the sources (vitest) and from dist/.
 const root = [new URL('../../', import.meta.url), new URL('../../../', import.meta.url)].find((base) =>
@@ -17,8 +18,6 @@ const entries: Readonly<Record<Kind, string>> = {
   capture: 'dist/changefeed/capture/main.js',
   service: 'dist/test/chaos/service.js',
 };
-
-const startMs = 60_000;
 
 export interface ManagedOptions {
   readonly kind: Kind;
@@ -63,9 +62,9 @@ export class Managed {
   }
 
   async ready(): Promise<void> {
-    const end = performance.now() + startMs;
+    const end = performance.now() + patienceMs;
     while (!this.#serving) {
-      if (performance.now() > end) throw new Error(`${this.name} is not ready after ${startMs / 1000} s`);
+      if (performance.now() > end) throw new Error(`${this.name} is not ready after ${patienceMs / 1000} s`);
       await sleep(20);
     }
   }
@@ -140,7 +139,8 @@ export class Managed {
     child.on('error', () => {});
     if (this.#clock !== 0) child.send({ clock: this.#clock }, () => {});
     child.once('message', () => {
-      this.#serving = true;
+      // What it said may be read after its end.
+      this.#serving = child.exitCode === null && child.signalCode === null;
     });
     // One that is stopped does not notice that its parent has gone.
     const end = () => child.kill('SIGKILL');

@@ -1,14 +1,15 @@
 import { appendFile, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../../runtime/errors.ts';
 import { Random } from '../random.ts';
+import { until } from '../until.ts';
 import { check, type Violation } from './checker.ts';
 import { type Cluster, partitions, startCluster } from './cluster.ts';
 import { faultsOf } from './faults.ts';
 import type { Fixtures } from './fixtures.ts';
 import type { History, Logged, Stream } from './history.ts';
 import { Listener } from './listener.ts';
+import { patienceMs } from './patience.ts';
 import { plansOf } from './plans.ts';
 import { readApplied, readLog, readStore } from './read.ts';
 import type { Scenario } from './scenarios.ts';
@@ -34,8 +35,6 @@ export interface Report {
 }
 
 const writerCount = 4;
-/** How long everyone may take to see everything, once nothing breaks any more. */
-const settleMs = 60_000;
 
 let serial = 0;
 
@@ -94,12 +93,11 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
     const choices = random.fork(2);
     const undisturbed = async () => {
       const wanted = writers.answered + 40 + choices.below(150);
-      const end = performance.now() + settleMs;
-      while (writers.answered < wanted) {
-        if (performance.now() > end)
-          throw new Error(`writers do not get on: ${writers.answered} of ${wanted}`);
-        await sleep(10);
-      }
+      const answered = async () => {
+        if (writers.answered < wanted) throw new Error(`${writers.answered} of ${wanted}`);
+        return true;
+      };
+      await until('the writers get on', answered, patienceMs);
     };
     await undisturbed();
     const kinds = faultsOf(scenario.faults, fixtures.log);
@@ -135,8 +133,8 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
     const history: History = {
       writes: writers.writes,
       log,
-      store: await readStore(cluster),
-      applied: await readApplied(cluster),
+      store: await eventually('the store is read', () => readStore(cluster)),
+      applied: await eventually('the ledger is read', () => readApplied(cluster)),
       streams: listeners.flatMap((listener) => listener.streams),
     };
     const violations = check(history, { gaps: scenario.gaps === true });
@@ -160,12 +158,22 @@ export async function run({ seed, scenario, fixtures, directory }: RunOptions): 
 
 /** Reads the log once it holds the marks, which come after all else; or as it is, where they do not come. */
 async function readWholeLog(cluster: Cluster): Promise<Logged[][]> {
-  const until = performance.now() + settleMs;
-  for (;;) {
-    const log = await readLog(cluster);
-    if (log.every((entries) => isMark(entries.at(-1)?.key ?? '')) || performance.now() > until) return log;
-    await sleep(100);
-  }
+  let log: Logged[][] = [];
+  const whole = async () => {
+    log = await readLog(cluster);
+    return log.every((entries) => isMark(entries.at(-1)?.key ?? ''));
+  };
+  await until('the log holds the marks', whole, patienceMs).catch((error: unknown) => {
+    if (log.length === 0) throw error;
+  });
+  return log;
+}
+
+/** Reads again where something that was broken has not come back yet. */
+async function eventually<T>(what: string, read: () => Promise<T>): Promise<T> {
+  const found: T[] = [];
+  await until(what, async () => found.push(await read()) > 0, patienceMs);
+  return found[0]!;
 }
 
 /** Waits until everyone has seen everything; answers whether that was so in time. What is missing, the checker says. */
@@ -174,16 +182,17 @@ async function settle(
   listeners: readonly Listener[],
   ends: readonly string[],
 ): Promise<boolean> {
-  const until = performance.now() + settleMs;
   const atEnd = (positions: readonly string[]) =>
     ends.every((end, partition) => (positions[partition] ?? '') >= end);
-  for (;;) {
-    const listening = listeners.every((listener) => listener.refused || atEnd(listener.positions));
-    const applied = listening ? await readApplied(cluster).catch(() => []) : [];
-    if (listening && atEnd(applied.map((told) => told.at(-1)?.position ?? ''))) return true;
-    if (performance.now() > until) return false;
-    await sleep(100);
-  }
+  const allThere = async () => {
+    if (!listeners.every((listener) => listener.refused || atEnd(listener.positions))) return false;
+    const applied = await readApplied(cluster);
+    return atEnd(applied.map((told) => told.at(-1)?.position ?? ''));
+  };
+  return until('everyone is at the end', allThere, patienceMs).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** Which failpoints the processes passed, and what happened there. */

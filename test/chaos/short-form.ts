@@ -19,7 +19,7 @@ export function shortForm(log: 'embedded' | 'kafka', available: boolean): void {
     }, 300_000);
     afterAll(() => fixtures?.stop());
 
-    test.each(seeds)('while things break, with seed %i', { timeout: 240_000 }, async (seed) => {
+    test.each(seeds)('while things break, with seed %i', { timeout: 600_000 }, async (seed) => {
       const directory = await mkdtemp(join(tmpdir(), 'conger-chaos-'));
       const where = `seed ${seed}; history and logs: ${directory}`;
       const report = await run({ seed, scenario, fixtures, directory }).catch((error: unknown) => {

@@ -3,7 +3,9 @@ import { partitionOf } from '../../changefeed/change.ts';
 import type { BatchOp, Kv } from '../../kvstore/types.ts';
 import { isCongerError, messageOf } from '../../runtime/errors.ts';
 import type { Random } from '../random.ts';
+import { until } from '../until.ts';
 import type { Write, WriteOp } from './history.ts';
+import { patienceMs } from './patience.ts';
 import { bucket, type Value } from './resources.ts';
 
 /** Answers that say that a write was not done. After any other error it may have been. */
@@ -64,7 +66,7 @@ export class Writers {
       const partition = partitionOf(owner, partitions);
       if (!left.delete(partition)) continue;
       const intent = this.#put(`${owner}/${mark}`, owner);
-      while ((await this.#make(-1, intent)) !== 'ok') await sleep(100);
+      await until(`${owner} is written`, async () => (await this.#make(-1, intent)) === 'ok', patienceMs);
     }
   }
 
