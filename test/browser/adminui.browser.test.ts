@@ -10,7 +10,9 @@ import { launchChromium, withoutChromium } from './chromium.ts';
 const why = await withoutChromium();
 const owner = randomUUID();
 
-describe.skipIf(why !== null)(`adminui in a browser${why === null ? '' : ` (skipped: ${why})`}`, () => {
+const title = `adminui in a browser${why === null ? '' : ` (skipped: ${why})`}`;
+
+describe.skipIf(why !== null)(title, { timeout: 300_000 }, () => {
   let datacenter: Datacenter;
   let browser: Browser;
   let page: Page;
@@ -23,7 +25,7 @@ describe.skipIf(why !== null)(`adminui in a browser${why === null ? '' : ` (skip
     datacenter = await startDatacenter({ home, portBase: 'free', simulated: true, nodes: 2 });
     browser = await launchChromium();
     page = await browser.newPage();
-    page.setDefaultTimeout(45_000);
+    page.setDefaultTimeout(120_000);
     page.on('pageerror', (error) => complaints.push(String(error)));
     page.on('console', (message) => {
       if (message.type() === 'error') complaints.push(message.text());
@@ -31,7 +33,7 @@ describe.skipIf(why !== null)(`adminui in a browser${why === null ? '' : ` (skip
     page.on('request', (request) => hosts.add(new URL(request.url()).origin));
     await page.goto(adminui());
     await page.evaluate('window.notReloaded = true');
-  });
+  }, 300_000);
 
   afterAll(async () => {
     await browser?.close();
@@ -46,6 +48,18 @@ describe.skipIf(why !== null)(`adminui in a browser${why === null ? '' : ` (skip
   const seen = async (table: string, text: string, also = ''): Promise<void> => {
     await row(table, text).filter({ hasText: also }).first().waitFor();
   };
+
+  /** Kills a process again and again until the page has shown that it is gone: it may be back before somebody looks. */
+  async function killUntil(name: string, shown: Promise<void>): Promise<void> {
+    const killing = setInterval(() => {
+      if (datacenter.processes.some((process) => process.name === name)) datacenter.kill(name, 'SIGKILL');
+    }, 20);
+    try {
+      await shown;
+    } finally {
+      clearInterval(killing);
+    }
+  }
 
   const live = () => page.getByRole('status').filter({ hasText: /^live$/ });
 
@@ -116,11 +130,8 @@ describe.skipIf(why !== null)(`adminui in a browser${why === null ? '' : ` (skip
   it('shows an instance that is killed go down and come up', async () => {
     const before = datacenter.processes.find(({ name }) => name === 'vmapi1')?.pid;
     await seen('Instances', 'vmapi1up', String(before));
-    const down = row('Instances', 'vmapi1')
-      .filter({ hasText: /not running|starting/ })
-      .waitFor();
-    datacenter.kill('vmapi1', 'SIGKILL');
-    await down;
+    const down = row('Instances', 'vmapi1').filter({ hasText: /not running|starting/ });
+    await killUntil('vmapi1', down.waitFor());
     await row('Instances', 'vmapi1up')
       .filter({ hasNotText: String(before) })
       .waitFor();
@@ -128,8 +139,8 @@ describe.skipIf(why !== null)(`adminui in a browser${why === null ? '' : ` (skip
 
   it('finds its way back when adminui itself is killed, and has missed nothing', async () => {
     expect(complaints).toEqual([]);
-    datacenter.kill('adminui0', 'SIGKILL');
-    await page.getByRole('status').filter({ hasText: 'connection lost' }).waitFor();
+    const lost = page.getByRole('status').filter({ hasText: 'connection lost' });
+    await killUntil('adminui0', lost.waitFor());
     const [napi] = datacenter.endpoints.napi;
     await call('POST', `${napi}/fabrics/${owner}/vlans/7/networks`, {
       name: 'missed-network',

@@ -13,6 +13,7 @@ export async function launchChromium(): Promise<Browser> {
   if (executablePath === undefined) throw new Error('chromium is not installed');
   return chromium.launch({
     executablePath,
+    timeout: 120_000,
     args: [
       '--headless',
       '--no-sandbox',

@@ -23,7 +23,7 @@ const quiet = {
   addSerializers() {},
 };
 
-const deadlineMs = 45_000;
+const deadlineMs = 90_000;
 
 interface RestError extends Error {
   readonly statusCode?: number;
@@ -48,7 +48,7 @@ export class Clients {
   /**
    * Calls one method of Triton's client, on any instance. Where the connection breaks, or the instance is not ready,
    * it is called again on another one: with the same arguments, and so with the same request id.
-   * @throws Error what the service answered, or the last failure after 45 s
+   * @throws Error what the service answered, or the last failure after 90 s
    */
   async call<T>(service: Service, method: string, ...args: unknown[]): Promise<T> {
     const instances = this.#instances[service];

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { machineNamespace } from '../../agents/driver/names.ts';
 import type { Datacenter } from '../../cli/datacenter.ts';
+import { messageOf } from '../../runtime/errors.ts';
 
 const run = promisify(execFile);
 
@@ -24,17 +25,25 @@ export async function ping(prefix: string, from: Machine, to: Machine): Promise<
   }
 }
 
-/** Tries until it holds, three times running; what is looked at changes behind the requests that ask for it. */
+/**
+ * Tries until it holds, three times running; what is looked at changes behind the requests that ask for it. An error, as
+ * of a process that is being started again, counts as not yet.
+ */
 export async function settles(
   what: string,
   holds: () => Promise<boolean>,
-  deadlineMs = 40_000,
+  deadlineMs = 90_000,
 ): Promise<void> {
-  const start = Date.now();
+  const end = performance.now() + deadlineMs;
   for (let held = 0; held < 3; ) {
-    held = (await holds()) ? held + 1 : 0;
-    if (held === 0 && Date.now() - start > deadlineMs)
-      throw new Error(`${what} did not come about within ${deadlineMs} ms`);
+    let why = '';
+    const now = await holds().catch((error: unknown) => {
+      why = ` (${messageOf(error)})`;
+      return false;
+    });
+    held = now ? held + 1 : 0;
+    if (held === 0 && performance.now() > end)
+      throw new Error(`${what} did not come about within ${deadlineMs} ms${why}`);
     if (held < 3) await sleep(100);
   }
 }

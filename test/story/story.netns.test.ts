@@ -13,7 +13,7 @@ const logs = [
 const netns = await netnsAvailable();
 
 describe.each(logs)('the story on $log', ({ kafka, available }) => {
-  test.skipIf(!available || !netns)('is true while processes are killed', { timeout: 240_000 }, async () => {
+  test.skipIf(!available || !netns)('is true while processes are killed', { timeout: 600_000 }, async () => {
     const home = await mkdtemp(join(tmpdir(), 'conger-story-'));
     const lines: string[] = [];
     try {

@@ -168,14 +168,19 @@ async function tell(datacenter: Datacenter, clients: Clients, say: (line: string
 /** What must hold once everything has come to rest. Answers how many changes the listeners were told. */
 async function checkEverything(datacenter: Datacenter, listeners: readonly Listener[]): Promise<number> {
   await nodesAreRight(datacenter);
-  const history = await readHistory(datacenter.endpoints);
+  // The capture that is back may yet have to append what the store shows already.
+  let history: Change[][] = [];
+  await settles('the log holds the end of every job', async () => {
+    history = await readHistory(datacenter.endpoints);
+    return jobsOf(history).every(({ last }) => isOver(last));
+  });
   jobsFinishedOnce(history);
   let changes = 0;
   for (const [i, listener] of listeners.entries()) {
     const expected = expectedOf(history, i % 2 === 0 ? 'vmapi_vms' : 'fwapi_rules');
     const count = expected.flat().length;
     const start = Date.now();
-    while (listener.seen.length < count && Date.now() - start < 30_000) await sleep(50);
+    while (listener.seen.length < count && Date.now() - start < 90_000) await sleep(50);
     const problems = violations(expected, listener.seen);
     if (problems.length > 0) throw new Error(`listener ${i}: ${problems.join('; ')}`);
     changes += count;
@@ -211,25 +216,28 @@ async function nodesAreRight(datacenter: Datacenter): Promise<void> {
   }
 }
 
-/** Every job succeeded, ended once, and did each of its steps once. */
-function jobsFinishedOnce(history: readonly Change[][]): void {
-  const last = new Map<string, JobValue>();
-  const ends = new Map<string, number>();
+/** Each job as the log has it last, and how often it ended. */
+function jobsOf(history: readonly Change[][]): { readonly last: JobValue; readonly ends: number }[] {
+  const jobs = new Map<string, { last: JobValue; ends: number }>();
   const changes = history.flat().filter((change) => change.bucket === 'vmapi_jobs') as Change<JobValue>[];
   for (const { key, value, previous } of changes) {
     if (value === null) continue;
-    last.set(key, value);
-    if (isOver(value) && (previous === null || !isOver(previous))) ends.set(key, (ends.get(key) ?? 0) + 1);
+    const ended = isOver(value) && (previous === null || !isOver(previous));
+    jobs.set(key, { last: value, ends: (jobs.get(key)?.ends ?? 0) + (ended ? 1 : 0) });
   }
-  for (const [uuid, job] of last) {
-    const steps = job.chain_results.map((step) => step.name);
-    const once = ends.get(uuid) === 1 && new Set(steps).size === steps.length;
-    if (job.execution !== 'succeeded' || !once)
-      throw new Error(
-        `job ${uuid} did not succeed once: ${JSON.stringify({ ...job, ends: ends.get(uuid) ?? 0 })}`,
-      );
+  return [...jobs.values()];
+}
+
+/** Every job succeeded, ended once, and did each of its steps once. */
+function jobsFinishedOnce(history: readonly Change[][]): void {
+  const jobs = jobsOf(history);
+  for (const { last, ends } of jobs) {
+    const steps = last.chain_results.map((step) => step.name);
+    const once = ends === 1 && new Set(steps).size === steps.length;
+    if (last.execution !== 'succeeded' || !once)
+      throw new Error(`job ${last.uuid} did not succeed once: ${JSON.stringify({ ...last, ends })}`);
   }
-  if (last.size === 0) throw new Error('the log holds no jobs');
+  if (jobs.length === 0) throw new Error('the log holds no jobs');
 }
 
 function isOver(job: JobValue): boolean {
