@@ -15,9 +15,9 @@ let databases = 0;
 
 beforeAll(async () => {
   server = await startPostgres();
-}, 60_000);
+});
 
-afterAll(() => server.stop());
+afterAll(() => server?.stop());
 
 /** The number of the record that the last `kept` of each partition begin with, where all are filled evenly. */
 async function seqBefore(postgres: string, kept: number): Promise<bigint> {
@@ -82,5 +82,5 @@ async function setup(): Promise<LogUnderTest> {
   };
 }
 
-logContract('the embedded log', setup);
-gapContract('the embedded log', setup);
+logContract('the embedded log', setup, 120_000);
+gapContract('the embedded log', setup, 120_000);

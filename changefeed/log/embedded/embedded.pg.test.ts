@@ -22,9 +22,9 @@ let cleanup: (() => Promise<unknown>)[];
 
 beforeAll(async () => {
   server = await startPostgres();
-}, 60_000);
+});
 
-afterAll(() => server.stop());
+afterAll(() => server?.stop());
 
 beforeEach(async () => {
   cleanup = [];
@@ -62,7 +62,7 @@ async function untilTrue(text: string): Promise<void> {
   }
 }
 
-describe('the embedded log', { timeout: 20_000 }, () => {
+describe('the embedded log', { timeout: 180_000 }, () => {
   test('trims what is old or too much, and never the last record of a partition', async () => {
     const one = await writer();
     await one.open();
@@ -280,7 +280,11 @@ describe('the embedded log', { timeout: 20_000 }, () => {
     await one.append(all.slice(0, 200));
     await member.until(() => member.count === 200);
 
-    const { rows } = await admin.query('SELECT pg_backend_pid() AS pid');
+    const victim = new pg.Client(url);
+    victim.on('error', () => undefined);
+    await victim.connect();
+    const { rows } = await victim.query('SELECT pg_backend_pid() AS pid');
+    // Another connection, whose end shows that PostgreSQL has noticed.
     const gone = new Promise((resolve) => admin.once('end', resolve));
     admin.on('error', () => undefined);
     // A backend that dies like this takes all of PostgreSQL down with it, and it recovers.
@@ -357,7 +361,6 @@ describe('the embedded log', { timeout: 20_000 }, () => {
     const last = members[2]?.member;
     await last?.until(() => last.owned.size === partitions);
     await untilTrue(watching(0));
-    const { rows } = await admin.query('SELECT member FROM conger_log_member');
-    expect(rows).toEqual([{ member: 'c' }]);
+    await untilTrue(`SELECT array_agg(member) = '{c}' AS yes FROM conger_log_member`);
   });
 });

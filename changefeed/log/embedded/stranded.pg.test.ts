@@ -26,8 +26,11 @@ let writer: LogWriter;
 let cleanup: (() => Promise<unknown>)[];
 
 beforeEach(async () => {
+  cleanup = [];
   server = await startPostgres();
+  cleanup.push(() => server.stop());
   proxy = await startProxy(Number(new URL(server.url).port));
+  cleanup.push(() => proxy.close());
   const url = new URL(server.url);
   url.port = String(proxy.port);
   proxied = url.href;
@@ -35,13 +38,13 @@ beforeEach(async () => {
     ...{ postgres: server.url, partitions, retainMs: 2 ** 45, retainRecords: 1e6 },
     log,
   });
+  cleanup.push(() => writer.close());
   await writer.open();
-  cleanup = [() => server.stop(), () => proxy.close(), () => writer.close()];
-}, 60_000);
+});
 
 afterEach(async () => {
   for (const step of cleanup.reverse()) await step();
-}, 60_000);
+});
 
 async function admin(): Promise<pg.Client> {
   const client = new pg.Client(server.url);
@@ -51,7 +54,7 @@ async function admin(): Promise<pg.Client> {
   return client;
 }
 
-test('a reader whose connections all went silent reads on over others', { timeout: 120_000 }, async () => {
+test('a reader whose connections all went silent reads on over others', { timeout: 240_000 }, async () => {
   const reader = await createEmbeddedReader({ postgres: proxied, partitions, log });
   cleanup.push(() => reader.close());
   const all = records(1, 80, partitions);
@@ -71,7 +74,7 @@ test('a reader whose connections all went silent reads on over others', { timeou
   }
 });
 
-test('a doorbell whose connection went silent is heard over another', { timeout: 120_000 }, async () => {
+test('a doorbell whose connection went silent is heard over another', { timeout: 240_000 }, async () => {
   const rings = new (class extends Watched {
     all: (string | undefined)[] = [];
     readonly add = (payload: string | undefined) => {
@@ -88,13 +91,17 @@ test('a doorbell whose connection went silent is heard over another', { timeout:
   await writer.append(records(1, 1, partitions));
   // What was missed is to be looked for, and what comes is heard.
   await rings.until(() => rings.all.length > 0);
-  expect(rings.all).toEqual([undefined]);
-  await writer.append(records(2, 1, partitions));
-  await rings.until(() => rings.all.length > 1);
-  expect(rings.all[1]).toBe('2');
+  expect(rings.all[0]).toBeUndefined();
+  // It rings once more where it is opened anew: what came in between may have been missed as well.
+  for (let n = 2; rings.all.at(-1) === undefined; n++) {
+    const { length } = rings.all;
+    await writer.append(records(n, 1, partitions));
+    await rings.until(() => rings.all.length > length);
+  }
+  expect(rings.all.at(-1)).toMatch(/^\d$/);
 });
 
-test('a member whose wait for another went silent learns of its death', { timeout: 120_000 }, async () => {
+test('a member whose wait for another went silent learns of its death', { timeout: 240_000 }, async () => {
   const client = await admin();
   const pool = new pg.Pool({ connectionString: server.url });
   const doorbell = new Doorbell(openPrimaryFinder(server.url, log), ['conger_group'], log);

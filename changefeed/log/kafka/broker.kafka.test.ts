@@ -62,7 +62,10 @@ describe.skipIf(!(await kafkaAvailable()))('a broker of our own', () => {
     await once(taken, 'listening');
     const address = taken.address();
     const port = typeof address === 'object' && address !== null ? address.port : 0;
-    await expect(start(port)).rejects.toThrow(/did not start[\s\S]*[Aa]ddress already in use/);
-    taken.close();
+    try {
+      await expect(start(port)).rejects.toThrow(/did not start[\s\S]*[Aa]ddress already in use/);
+    } finally {
+      taken.close();
+    }
   }, 300_000);
 });

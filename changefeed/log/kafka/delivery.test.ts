@@ -152,7 +152,7 @@ test('a batch that is refused comes again, the same one, until it is taken or th
   });
   delivery.push(fetched(0, 1, 2));
   delivery.push(fetched(2, 3));
-  await vi.waitFor(() => expect(offered.length).toBeGreaterThan(2));
+  await vi.waitFor(() => expect(offered.length).toBeGreaterThan(2), { timeout: 30_000 });
   expect(new Set(offered).size).toBe(1);
   await delivery.stop();
   const count = offered.length;

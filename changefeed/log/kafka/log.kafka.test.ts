@@ -1,11 +1,18 @@
 import { randomUUID } from 'node:crypto';
 import { connect, Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Admin, Kafka, logLevel, Partitioners } from 'kafkajs';
+import { Kafka, logLevel, Partitioners } from 'kafkajs';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { silentLogger } from '../../../runtime/log.ts';
-import { kafkaAvailable, startKafka, type TestKafka } from '../../../test/fixtures/kafka.ts';
+import {
+  asAdmin,
+  deleteTopic,
+  kafkaAvailable,
+  startKafka,
+  type TestKafka,
+} from '../../../test/fixtures/kafka.ts';
 import { formatPosition } from '../../position.ts';
+import { appendInTheEnd } from '../../testing/append.ts';
 import { Member } from '../../testing/member.ts';
 import type { LogBatch, LogReader, LogRecord, LogWriter } from '../../types.ts';
 import { createKafkaReader, createKafkaWriter, type KafkaOptions } from './index.ts';
@@ -27,10 +34,12 @@ function record(n: number, partition = n % partitions, bytes = 0): LogRecord {
   };
 }
 
+const patiently = { timeout: 90_000 };
+
 const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => from + i);
 const numberOf = ({ xid }: LogRecord) => Number(xid);
 
-describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
+describe.skipIf(!(await kafkaAvailable()))('the Kafka log', { timeout: 240_000 }, () => {
   let kafka: TestKafka;
   let options: KafkaOptions;
   const open: { close(): Promise<void> }[] = [];
@@ -63,7 +72,12 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     transactionalId?: string,
     end: 'commit' | 'abort' = 'commit',
   ): Promise<void> {
-    const client = new Kafka({ brokers: kafka.brokers, logLevel: logLevel.NOTHING });
+    const client = new Kafka({
+      brokers: kafka.brokers,
+      logLevel: logLevel.NOTHING,
+      connectionTimeout: 10_000,
+      retry: { retries: 20, maxRetryTime: 2_000 },
+    });
     const producer = client.producer({
       createPartitioner: Partitioners.DefaultPartitioner,
       ...(transactionalId === undefined ? {} : { transactionalId, idempotent: true, maxInFlightRequests: 1 }),
@@ -79,18 +93,9 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     await producer.disconnect();
   }
 
-  async function admin(ask: (admin: Admin) => Promise<unknown>): Promise<void> {
-    const one = new Kafka({ brokers: kafka.brokers, logLevel: logLevel.NOTHING }).admin();
-    await one.connect();
-    await ask(one).finally(() => one.disconnect());
-  }
   /** Deletes the topic and makes it again, under readers whose connections stay. */
   async function remake(): Promise<void> {
-    const { topic } = options;
-    await admin(async (one) => {
-      await one.deleteTopics({ topics: [topic] });
-      await vi.waitFor(async () => expect(await one.listTopics()).not.toContain(topic), 10_000);
-    });
+    await deleteTopic(kafka.brokers, options.topic);
     await ensureTopic(options);
   }
 
@@ -126,7 +131,7 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     const seen: number[] = [];
     await (await reader()).readAll(1, ({ records }) => void seen.push(...records.map(numberOf)));
     await log.append([record(2, 0)]);
-    await vi.waitFor(() => expect(seen.at(-1)).toBe(2));
+    await vi.waitFor(() => expect(seen.at(-1)).toBe(2), patiently);
   });
 
   test('what a writer that was paused appends again is dropped, and foreign records with it', async () => {
@@ -139,7 +144,7 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     await smuggle(range(3, 8).map((n) => record(n, 0)));
     await smuggle([{ ...record(9, 0), position: 'no position' }]);
     await log.append(range(6, 10).map((n) => record(n, 0)));
-    await vi.waitFor(() => expect(seen.at(-1)).toBe(9));
+    await vi.waitFor(() => expect(seen.at(-1)).toBe(9), patiently);
     expect(seen).toEqual(range(1, 10));
   });
 
@@ -169,7 +174,7 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     await expect(log.append([record(5, 0)])).rejects.toThrow();
     expect((await log.open())[0]).toBe(record(3).position);
     await log.append([record(4, 0)]);
-    await vi.waitFor(() => expect(seen.map(numberOf)).toEqual([1, 2, 3, 4]));
+    await vi.waitFor(() => expect(seen.map(numberOf)).toEqual([1, 2, 3, 4]), patiently);
   });
 
   test('a topic with another number of partitions is refused', async () => {
@@ -216,25 +221,21 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     const appending = (async () => {
       while (!stop) {
         const batch = range(next, next + 20).map((n) => record(n));
-        try {
-          await log.append(batch);
-          next += batch.length;
-        } catch {
-          // As the capture does: the tails tell what of the batch has arrived.
-          const tails = await log.open().catch(() => undefined);
-          if (tails === undefined) continue;
-          await log.append(batch.filter(({ partition, position }) => position > (tails[partition] ?? '')));
-          next += batch.length;
-        }
+        await appendInTheEnd(log, batch);
+        next += batch.length;
       }
     })();
-    await vi.waitFor(() => expect(next).toBeGreaterThan(200));
-    await kafka.restart();
-    const atRestart = next;
-    await vi.waitFor(() => expect(next).toBeGreaterThan(atRestart + 200), 60_000);
-    stop = true;
-    await appending;
-    await vi.waitFor(() => expect(live.length).toBe(next), 30_000);
+    appending.catch(() => {});
+    try {
+      await vi.waitFor(() => expect(next).toBeGreaterThan(200), patiently);
+      await kafka.restart();
+      const atRestart = next;
+      await vi.waitFor(() => expect(next).toBeGreaterThan(atRestart + 200), patiently);
+    } finally {
+      stop = true;
+      await appending;
+    }
+    await vi.waitFor(() => expect(live.length).toBe(next), patiently);
     await member.until(() => member.count === next);
     for (const partition of range(0, partitions)) {
       const appended = range(0, next).filter((n) => n % partitions === partition);
@@ -275,19 +276,19 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     await on.readAll(0, take, () => void told.push('gap'));
     // Found by a fetch that asks for all partitions.
     await log.append([record(1, 1)]);
-    await vi.waitFor(() => expect(told).toEqual([1]));
+    await vi.waitFor(() => expect(told).toEqual([1]), patiently);
     cutOff = true;
     for (const socket of sockets) socket.destroy(new Error('cut off'));
     await log.append(range(2, 12).map((n) => record(n, 0)));
     const { topic } = options;
     const partition = { partition: 0, offset: '7' };
-    await admin(async (one) => {
+    await asAdmin(kafka.brokers, async (one) => {
       // Has it learn of the topic, without which it deletes nothing.
       await one.fetchTopicOffsets(topic);
       await one.deleteTopicRecords({ topic, partitions: [partition] });
     });
     cutOff = false;
-    await vi.waitFor(() => expect(told).toEqual([1, 'gap', 9, 10, 11]), 20_000);
+    await vi.waitFor(() => expect(told).toEqual([1, 'gap', 9, 10, 11]), patiently);
   });
 
   test('a topic that was made anew under a member without room is another one', async () => {
@@ -327,7 +328,7 @@ describe.skipIf(!(await kafkaAvailable()))('the Kafka log', () => {
     const cursor = page?.cursor ?? { position: '', offset: '' };
     const read = async () => (await on.readFrom(0, cursor))?.records.map(numberOf);
     // Brokers may take a while to know the new topic.
-    await vi.waitFor(() => expect(read()).rejects.toMatchObject({ code: 'PositionGone' }), 10_000);
+    await vi.waitFor(() => expect(read()).rejects.toMatchObject({ code: 'PositionGone' }), patiently);
   });
 
   test('what is closed while no broker answers ends, and what it was doing fails', async () => {

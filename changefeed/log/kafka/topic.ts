@@ -6,6 +6,9 @@ import { retrying } from './retrying.ts';
 /** The largest record: a value and the value before it, of 3 MiB each (kvstore's limit), with what JSON and Kafka add. */
 export const maxRecordBytes = 8 << 20;
 
+/** How long brokers may take to create it: a little less than the request may, which is not sent again. */
+const creationMs = 9_000;
+
 /**
  * Makes sure that the topic is there.
  * @throws Error where no broker answers, the topic cannot be created, or it has another number of partitions
@@ -55,6 +58,7 @@ async function create(admin: Admin, options: KafkaOptions): Promise<void> {
     const created = await admin.createTopics({
       // kafkajs gives up where a broker does not know the new topic at once; whoever counts its partitions waits.
       waitForLeaders: false,
+      timeout: creationMs,
       topics: [
         {
           topic: options.topic,
