@@ -37,7 +37,7 @@ beforeEach(async () => {
     fast.map((server) => `tcp://127.0.0.1:${server.port}`),
     log,
   );
-  caller = new Caller(servers, log, 2_000);
+  caller = new Caller(servers, log, 30_000);
   // Both are connected once each has answered.
   const reached = new Set<unknown>();
   while (reached.size < 2) for (const server of await work()) reached.add(server);
@@ -71,7 +71,7 @@ describe('a server that cannot serve now', () => {
 
   test('the last error stands once the deadline has passed', async () => {
     failures = Array(1000).fill('NoDatabasePeersError');
-    await expect(work(never, 150)).rejects.toMatchObject({ code: 'NoDatabasePeersError' });
+    await expect(work(never, 1_000)).rejects.toMatchObject({ code: 'NoDatabasePeersError' });
     expect(asked.length).toBeGreaterThan(1);
     expect(asked.length).toBeLessThan(40);
   });
