@@ -17,7 +17,7 @@ const options = (name: string) => ({ postgres: server.url, name, log: silentLogg
 beforeAll(async () => {
   server = await startPostgres();
   await query(server.url, 'CREATE TABLE held (n int)');
-}, 60_000);
+});
 
 afterAll(() => server.stop());
 
@@ -34,7 +34,9 @@ afterEach(async () => {
   await proxy.close();
 });
 
-test('an answer that waits for a lock is waited for, and one to a question that was not heard is not', async () => {
+test('an answer that waits for a lock is waited for, and one to a question that was not heard is not', {
+  timeout: 180_000,
+}, async () => {
   await other.query('BEGIN; LOCK TABLE held');
   const answer = client.query('SELECT n FROM held');
   const state = `SELECT wait_event_type AS waits, state_change < clock_timestamp() - interval '10 s' AS long
@@ -55,7 +57,7 @@ test('an answer that waits for a lock is waited for, and one to a question that 
 test('a backend that is gone gives no answer', async () => {
   proxy.strand();
   await other.query(
-    `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'asks'`,
+    `SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE application_name = 'asks'`,
   );
   expect(await waitsForUs(client, options('doubt'))).toBe(true);
 });

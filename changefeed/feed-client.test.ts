@@ -141,7 +141,7 @@ test('an instance that falls silent is left for another', async () => {
   const log = new TestLog(1);
   const [silent, well] = [await instance(log), await instance(log)];
   silent.app.server.removeAllListeners('request');
-  const f = follow([silent, silent, silent, well], { silentMs: 100 });
+  const f = follow([silent, silent, silent, well], { silentMs: 1_000 });
   await f.begun();
   log.append(log.make({ key: 'x' }));
   await well.reader.goOn();

@@ -1,29 +1,39 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { silentLogger } from '../runtime/log.ts';
 import { startPostgres, type TestPostgres } from '../test/fixtures/postgres.ts';
 import { query } from './capture/wal.testing.ts';
 import { takeLease } from './lease.ts';
+import { Patience } from './patience.ts';
 import { takeSeat } from './seat.ts';
 
 let server: TestPostgres;
+/** How often who waits looks. */
+const beatMs = 300;
 const never = new AbortController().signal;
 
 beforeAll(async () => {
   server = await startPostgres();
-}, 60_000);
+});
 
-afterAll(() => server.stop());
+afterAll(() => server?.stop());
 
 const options = (name: string) => ({ postgres: server.url, name, log: silentLogger() });
 
+/** Of who takes a holder that is silent for so long for stopped: a loaded machine itself may stand still for a while. */
+const patienceMs = 5_000;
+const patience = () => new Patience(patienceMs, patienceMs);
+
 test('a holder that is heard of keeps its seat, and one that is not loses it to who waits', async () => {
-  const lively = await takeLease(options('lively'), 'seat_a', never);
-  const silent = await takeSeat(options('silent'), 'seat_b', never);
+  const lively = await takeLease(options('lively'), 'seat_a', never, patience());
   const stop = new AbortController();
-  const vain = takeLease(options('vain'), 'seat_a', stop.signal).catch((error: Error) => error);
-  const next = await takeLease(options('next'), 'seat_b', never);
+  const vain = takeLease(options('vain'), 'seat_a', stop.signal, patience()).catch((error: Error) => error);
+  const silent = await takeSeat(options('silent'), 'seat_b', never);
+  const next = await takeLease(options('next'), 'seat_b', never, patience());
   await silent.lost;
   await next.held();
+  // Who waits in vain has looked since its holder would have been silent for that long.
+  await sleep(2 * beatMs);
   await lively.held();
   expect(await query(server.url, `SELECT FROM pg_stat_activity WHERE pid = ${lively.pid}`)).toHaveLength(1);
   stop.abort();
@@ -32,8 +42,8 @@ test('a holder that is heard of keeps its seat, and one that is not loses it to 
 });
 
 test('who was stopped for long learns that its seat is lost before it goes on', async () => {
-  const lease = await takeLease(options('stopped'), 'seat_c', never);
-  await query(server.url, `SELECT pg_terminate_backend(${lease.pid}, 5000)`);
+  const lease = await takeLease(options('stopped'), 'seat_c', never, patience());
+  await query(server.url, `SELECT pg_terminate_backend(${lease.pid}, 30000)`);
   // As after SIGSTOP: the clock has gone on, and nothing that came meanwhile has been read.
   const end = performance.now() + 1_500;
   while (performance.now() < end);
@@ -42,7 +52,7 @@ test('who was stopped for long learns that its seat is lost before it goes on', 
 });
 
 test('a lease holds up neither vacuum nor an index that is built concurrently', async () => {
-  const lease = await takeLease(options('holder'), 'seat_d', never);
+  const lease = await takeLease(options('holder'), 'seat_d', never, patience());
   const before = performance.now();
   await query(server.url, 'CREATE TABLE busy AS SELECT generate_series(1, 100) AS n');
   for (let heard = 0; heard < 2; ) {

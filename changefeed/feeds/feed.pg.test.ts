@@ -43,7 +43,7 @@ beforeAll(async () => {
       cohorts: new Cohorts(select),
     });
   }
-}, 60_000);
+});
 
 afterAll(async () => {
   for (const { broadcast, process } of instances) {
@@ -51,7 +51,7 @@ afterAll(async () => {
     await process.close();
   }
   await road.close();
-}, 30_000);
+});
 
 function pick(): Instance {
   const instance = instances[Math.floor(Math.random() * instances.length)];
@@ -151,7 +151,7 @@ test('readers that begin and resume anywhere, at any time, see every change once
     readers.push(follow(done));
     const before = written.get('counter0') ?? 0;
     await vi.waitFor(() => expect(written.get('counter0')).toBeGreaterThan(before + 5), {
-      timeout: 10_000,
+      timeout: 60_000,
       interval: 5,
     });
     if (i % 4 === 2) pick().process.cut();
@@ -161,4 +161,4 @@ test('readers that begin and resume anywhere, at any time, see every change once
   final = new Map([...written].map(([key, n]) => [key, n + 1]));
   for (const key of keys) await write(key);
   for (const state of await Promise.all(readers)) expect(state).toEqual(final);
-}, 60_000);
+}, 300_000);

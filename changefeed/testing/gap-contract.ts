@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { isCongerError } from '../../runtime/errors.ts';
 import { silentLogger } from '../../runtime/log.ts';
@@ -21,7 +22,7 @@ const change = {
 };
 
 /** What every log promises about records that it does not hold any more (types.ts), as tests. */
-export function gapContract(name: string, setup: () => Promise<LogUnderTest>, timeout = 20_000): void {
+export function gapContract(name: string, setup: () => Promise<LogUnderTest>, timeout = 60_000): void {
   describe(`${name}, of which records are gone`, { timeout }, () => {
     let log: LogUnderTest;
     let open: { close(): Promise<void> }[];
@@ -188,6 +189,7 @@ export function gapContract(name: string, setup: () => Promise<LogUnderTest>, ti
           if (isCongerError(error, 'PositionGone')) return;
           // Connections that were cut; brokers may take a while to know the new topic.
           if (!(error instanceof Error)) throw new Error('the place was found');
+          await sleep(20);
         }
       };
       await gone();

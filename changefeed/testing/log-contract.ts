@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { LogReader, LogRecord, LogWriter, Position } from '../types.ts';
 import { WHOLE_RECORDS } from '../whole.ts';
@@ -29,7 +30,7 @@ function asText(one: LogRecord) {
 }
 
 /** What every log promises (types.ts), as tests. */
-export function logContract(name: string, setup: () => Promise<LogUnderTest>, timeout = 20_000): void {
+export function logContract(name: string, setup: () => Promise<LogUnderTest>, timeout = 60_000): void {
   describe(`${name} as a log`, { timeout }, () => {
     let log: LogUnderTest;
     let open: (() => Promise<void>)[];
@@ -198,7 +199,7 @@ export function logContract(name: string, setup: () => Promise<LogUnderTest>, ti
       await log.cut();
       let read: string[] | undefined;
       while (read === undefined) {
-        read = await readOn(from, 1, '').catch(() => undefined);
+        read = await readOn(from, 1, '').catch(() => sleep(20));
       }
       expect(read).toEqual(expected(all, 1));
     });

@@ -29,7 +29,7 @@ export async function startInstance(
   const url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`;
   const stop = async () => {
     // A client that reads nothing keeps its connection.
-    const impatience = setTimeout(() => app.server.closeAllConnections(), 5_000);
+    const impatience = setTimeout(() => app.server.closeAllConnections(), 1_000);
     await app.close();
     clearTimeout(impatience);
     await broadcast.stop();
