@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { Socket } from 'node:net';
 import pgListen from 'pg-listen';
 import { messageOf } from '../../../runtime/errors.ts';
 import type { Logger } from '../../../runtime/log.ts';
@@ -24,6 +25,39 @@ const ANSWER_MS = 9_000;
  * a one holds up PostgreSQL's queue of notifications, and where that is full every commit fails that rings a bell.
  */
 const TAKES_NOTHING_MS = 60_000;
+
+/** How long PostgreSQL may take to say goodbye. */
+const GOODBYE_MS = 1_000;
+
+/** A connection that is yet to be made, and made again where it breaks; `close` waits for no one who is silent. */
+function subscribe(url: string): Subscriber {
+  const sockets = new Set<Socket>();
+  const stream = () => {
+    const socket = new Socket();
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+    return socket;
+  };
+  const subscriber = pgListen.default(
+    {
+      connectionString: url,
+      application_name: 'conger log doorbell',
+      keepAliveInitialDelayMillis: KEEPALIVE_MS,
+      connectionTimeoutMillis: CONNECT_MS,
+      query_timeout: ANSWER_MS,
+      options: `-c tcp_user_timeout=${TAKES_NOTHING_MS}`,
+      stream,
+    },
+    { paranoidChecking: PING_MS, retryInterval: RETRY_MS, parse: (text) => text },
+  );
+  const close = async () => {
+    const impatience = setTimeout(() => {
+      for (const socket of sockets) socket.destroy();
+    }, GOODBYE_MS);
+    await subscriber.close().finally(() => clearTimeout(impatience));
+  };
+  return { ...subscriber, close };
+}
 
 /**
  * LISTEN, over connections that may break. A bell only says that it is time to look: whenever the connection is made
@@ -74,17 +108,7 @@ export class Doorbell {
       });
       if (primary === undefined) continue;
       if (signal.aborted) return;
-      const subscriber = pgListen.default(
-        {
-          connectionString: primary.url,
-          application_name: 'conger log doorbell',
-          keepAliveInitialDelayMillis: KEEPALIVE_MS,
-          connectionTimeoutMillis: CONNECT_MS,
-          query_timeout: ANSWER_MS,
-          options: `-c tcp_user_timeout=${TAKES_NOTHING_MS}`,
-        },
-        { paranoidChecking: PING_MS, retryInterval: RETRY_MS, parse: (text) => text },
-      );
+      const subscriber = subscribe(primary.url);
       this.#subscriber = subscriber;
       const silence = this.#attach(subscriber, primary.url);
       try {

@@ -101,6 +101,13 @@ test('a doorbell whose connection went silent is heard over another', { timeout:
   expect(rings.all.at(-1)).toMatch(/^\d$/);
 });
 
+test('a doorbell whose connection went silent is closed', async () => {
+  const doorbell = new Doorbell(openPrimaryFinder(proxied, log), [LOG_CHANNEL], log);
+  await doorbell.open();
+  proxy.strand();
+  await doorbell.close();
+});
+
 test('a member whose wait for another went silent learns of its death', { timeout: 240_000 }, async () => {
   const client = await admin();
   const pool = new pg.Pool({ connectionString: server.url });
