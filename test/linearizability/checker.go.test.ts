@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { check, checkerAvailable } from './check.ts';
+import { buildChecker, check, checkerAvailable } from './check.ts';
 import { type Operation, writeHistory } from './history.ts';
 
 const available = await checkerAvailable();
@@ -54,6 +54,10 @@ async function verdictOf(lines: readonly Line[]): Promise<string | undefined> {
 }
 
 describe.skipIf(!available)('the checker', () => {
+  beforeAll(async () => {
+    await buildChecker();
+  }, 600_000);
+
   test.each<[string, Line[]]>([
     ['one after the other', [put([1, 2], 'a'), get([3, 4], 'a'), update([5, 6], 'a', 'b'), get([7, 8], 'b')]],
     ['created, deleted, created', [create([1, 2], 'a'), del([3, 4]), gone([5, 6]), create([7, 8], 'b')]],

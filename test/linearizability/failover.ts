@@ -11,12 +11,13 @@ import type { Fault } from './faults.ts';
  */
 async function goneOver(servers: readonly Server[]): Promise<void> {
   await Promise.all(
-    servers.map((server) =>
-      until(`${server.name} has gone over to the new primary`, async () => {
+    servers.map((server) => {
+      const written = async () => {
         await server.call('putObject', [probeBucket, server.name, {}, {}]);
         return true;
-      }),
-    ),
+      };
+      return until(`${server.name} has gone over to the new primary`, written, 120_000);
+    }),
   );
 }
 

@@ -125,7 +125,7 @@ const postgres: Readonly<Record<string, Fault>> = {
 const schema: Readonly<Record<string, Fault>> = {
   'add-index': async ({ cluster }, random) => {
     const chosen = random.pick(cluster.servers);
-    await until('the bucket is changed', async () => {
+    const change = async () => {
       const found = (await chosen.call('getBucket', [{}, bucket]))[0] as { index: string; options: string };
       const index = JSON.parse(found.index) as Record<string, { type: string }>;
       const { version } = JSON.parse(found.options) as { version: number };
@@ -134,11 +134,13 @@ const schema: Readonly<Record<string, Fault>> = {
       else index[missing[0]] = { type: missing[1] };
       await chosen.call('updateBucket', [bucket, { index, options: { version: version + 1 } }, {}]);
       return true;
-    });
-    await until('the bucket is indexed', async () => {
+    };
+    const reindex = async () => {
       const [done] = await chosen.call('reindexObjects', [bucket, 50, { no_count: true }]);
       return (done as { processed: number }).processed === 0;
-    });
+    };
+    await until('the bucket is changed', change, 120_000);
+    await until('the bucket is indexed', reindex, 120_000);
   },
 };
 
