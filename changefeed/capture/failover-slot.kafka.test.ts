@@ -14,7 +14,7 @@ describe.skipIf(!(await kafkaAvailable()))('on Kafka', () => {
   afterAll(() => kafka?.stop());
 
   test('the feed goes on from the same position, and Kafka is never ahead of the promoted standby', {
-    timeout: 180_000,
+    timeout: 400_000,
   }, async () => {
     const { brokers } = kafka;
     const options = { brokers, topic: 'changes', partitions, replicas: 1, log: silentLogger() };

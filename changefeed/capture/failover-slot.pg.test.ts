@@ -6,7 +6,7 @@ import { partitions, surviveFailovers } from './failover-slot.testing.ts';
 const log = silentLogger();
 
 test('the feed goes on from the same position on the standby that was promoted, in the same epoch', {
-  timeout: 180_000,
+  timeout: 400_000,
 }, async () => {
   await surviveFailovers({
     writer: async (postgres) =>

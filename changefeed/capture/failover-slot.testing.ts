@@ -75,17 +75,20 @@ async function surviveWith(postgres: ReplicatedPostgres, capture: Capture, reade
   await reader.readAll(1e6, seen.take);
   const stop = new AbortController();
   const writing = Array.from({ length: writers }, (_, writer) => write(postgres, writer, stop.signal));
-  for (let failover = 0; failover < 2; failover++) {
-    if (postgres.standby() === undefined) await postgres.addStandby();
-    await postgres.untilSynchronised('conger');
-    const before = seen.count;
-    await seen.until(() => seen.count > before + 200);
-    await postgres.killPrimary();
-    const killed = seen.count;
-    await postgres.promoteStandby();
-    await seen.until(() => seen.count > killed + 200);
+  try {
+    for (let failover = 0; failover < 2; failover++) {
+      if (postgres.standby() === undefined) await postgres.addStandby();
+      await postgres.untilSynchronised('conger');
+      const before = seen.count;
+      await seen.until(() => seen.count > before + 200);
+      await postgres.killPrimary();
+      const killed = seen.count;
+      await postgres.promoteStandby();
+      await seen.until(() => seen.count > killed + 200);
+    }
+  } finally {
+    stop.abort();
   }
-  stop.abort();
   const acknowledged = (await Promise.all(writing)).flat();
   const rows = await postgres.primary().query('SELECT writer, n FROM written ORDER BY writer, n');
   await seen.until(() => seen.count >= rows.length);

@@ -32,7 +32,7 @@ beforeEach(async () => {
   reader = await createEmbeddedReader({ postgres: list, partitions, log });
   seen = new Seen();
   await reader.readAll(10, seen.take);
-}, 120_000);
+}, 240_000);
 
 afterEach(async () => {
   await reader?.close();
@@ -53,7 +53,9 @@ async function captures(epoch: number): Promise<void> {
   while (!capture.status.active || capture.status.epoch < epoch) await sleep(20);
 }
 
-test('the capture and the readers of the log go over to the next primary, whether the old one died or froze', async () => {
+test('the capture and the readers of the log go over to the next primary, whether the old one died or froze', {
+  timeout: 240_000,
+}, async () => {
   await captures(1);
   await change('{"n":1}');
   const { epoch } = capture.status;

@@ -16,6 +16,7 @@ let capture: Capture;
 
 /** While it is set, appends wait. */
 let hold: Promise<void> | undefined;
+let release: () => void = () => undefined;
 let appending: () => void = () => undefined;
 
 class Lines extends Watched {
@@ -55,12 +56,13 @@ beforeEach(async () => {
   });
   await capture.start();
   await told.until(() => told.lines.some(({ msg }) => msg === 'capturing'));
-}, 60_000);
+});
 
 afterEach(async () => {
-  await capture.stop();
-  await client.end();
-  await server.stop();
+  release();
+  await capture?.stop();
+  await client?.end();
+  await server?.stop();
 });
 
 async function change(body: string): Promise<void> {
@@ -94,7 +96,7 @@ async function logged(): Promise<string[]> {
 }
 
 test('a slot that PostgreSQL gave up while no capture ran begins a new epoch', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async () => {
   await change('before');
   await untilAppended(server.url, 1);
@@ -123,9 +125,8 @@ test('a slot that PostgreSQL gave up while no capture ran begins a new epoch', {
 });
 
 test('a log that takes nothing is warned of, and when PostgreSQL then gives the slot up a new epoch begins', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async () => {
-  let release: () => void = () => undefined;
   hold = new Promise((resolve) => {
     release = resolve;
   });

@@ -1,6 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
+import { until } from '../../test/until.ts';
 
 const entry = fileURLToPath(new URL('../../dist/changefeed/capture/main.js', import.meta.url));
 
@@ -18,7 +19,12 @@ export async function spawnCapture(
     env: { ...process.env, CONGER_POSTGRES: postgres, CONGER_LOG_LEVEL: 'fatal', ...env },
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
-  const [message] = await once(child, 'message');
+  const [message] = await Promise.race([
+    once(child, 'message'),
+    once(child, 'exit').then(([code, signal]) => {
+      throw new Error(`the capture ended at its start with ${code ?? signal}`);
+    }),
+  ]);
   return { child, url: message.ready.urls[0] };
 }
 
@@ -35,6 +41,7 @@ export async function isActive(one: CaptureProcess): Promise<boolean> {
   return answer.active;
 }
 
+/** A connection for questions that a stopped process has kept may end with the next question, which is asked again. */
 export async function untilActive(one: CaptureProcess, active: boolean): Promise<void> {
-  while ((await isActive(one)) !== active) await new Promise((resolve) => setTimeout(resolve, 10));
+  await until(`active is ${active}`, async () => (await isActive(one)) === active, 120_000);
 }

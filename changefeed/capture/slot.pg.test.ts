@@ -10,7 +10,7 @@ import { Capture } from './capture.ts';
 import { ReplicationStream } from './replication.ts';
 import { ensureSlot, epochAfter, freeSlot } from './slot.ts';
 import { type HistoryOf, histories } from './timeline.ts';
-import { emit, query, untilWalsenderWaits } from './wal.testing.ts';
+import { dropSlots, emit, query, untilWalsenderWaits } from './wal.testing.ts';
 
 const log = silentLogger();
 
@@ -19,9 +19,9 @@ let client: pg.Client;
 
 beforeAll(async () => {
   server = await startPostgres();
-}, 60_000);
+});
 
-afterAll(() => server.stop());
+afterAll(() => server?.stop());
 
 beforeEach(async () => {
   client = new pg.Client(server.url);
@@ -29,7 +29,7 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  await client.query('SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots');
+  await dropSlots(server.url);
   await client.query('DROP TABLE IF EXISTS conger_capture');
   await client.end();
 });
@@ -160,7 +160,7 @@ test('a capture stops also while its slot waits for a transaction to end', async
 });
 
 test('a log that has what the promoted standby never had opens a new epoch, however much the standby has written since', {
-  timeout: 120_000,
+  timeout: 180_000,
 }, async () => {
   const postgres = await startReplicatedPostgres();
   const on = async () => {
@@ -174,6 +174,8 @@ test('a log that has what the promoted standby never had opens a new epoch, howe
     expect(await begin([''], noHistory, before)).toBe(1);
     // A commit record begins before the end of what it is in.
     const common = (await walEnd(before)) - 1n;
+    // With this commit the standby has all before it, whatever else PostgreSQL wrote there.
+    await before.query('CREATE TABLE confirmed ()');
     await before.end();
     await postgres.killPrimary();
     await postgres.promoteStandby();

@@ -20,8 +20,8 @@ describe.skipIf(!(await kafkaAvailable()))('on Kafka', () => {
 
   afterAll(() => Promise.all([kafka?.stop(), server?.stop()]));
 
-  test('a capture that is stopped is taken over within 3 s, and readers see nothing of its awakening', {
-    timeout: 120_000,
+  test('a capture that is stopped is taken over, and readers see nothing of its awakening', {
+    timeout: 300_000,
   }, async () => {
     const topic = 'changes';
     const env = {

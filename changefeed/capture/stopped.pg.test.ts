@@ -7,12 +7,12 @@ let server: TestPostgres;
 
 beforeAll(async () => {
   server = await startPostgres();
-}, 60_000);
+});
 
-afterAll(() => server.stop());
+afterAll(() => server?.stop());
 
-test('a capture that is stopped is taken over within 3 s, and appends nothing when it wakes', {
-  timeout: 60_000,
+test('a capture that is stopped is taken over, and appends nothing when it wakes', {
+  timeout: 300_000,
 }, async () => {
   const truth = new Witness(server.url);
   await truth.prepare();

@@ -8,11 +8,21 @@ import { random } from '../testing/random.ts';
 import { CHANGE_PREFIX } from './assembler.ts';
 import { Capture } from './capture.ts';
 import type { SpoolOptions } from './spool.ts';
-import { appendingAfter, emit, logLines, query, runLoad, untilAppended, Witness } from './wal.testing.ts';
+import {
+  appendingAfter,
+  dropSlots,
+  emit,
+  logLines,
+  query,
+  runLoad,
+  untilAppended,
+  Witness,
+} from './wal.testing.ts';
 
 /** Transactions that are larger than PostgreSQL decodes in memory come in parts, before it is known what becomes of them. */
 
 const partitions = 4;
+const timeout = 180_000;
 
 let server: TestPostgres;
 let capture: Capture | undefined;
@@ -21,13 +31,14 @@ let truth: Witness;
 let told: string[];
 /** While it is set, appends wait. */
 let hold: Promise<void> | undefined;
+let release: () => void = () => undefined;
 let appending: () => void = () => undefined;
 
 beforeAll(async () => {
   server = await startPostgres({ logical_decoding_work_mem: '64kB' });
-}, 60_000);
+});
 
-afterAll(() => server.stop());
+afterAll(() => server?.stop());
 
 beforeEach(async () => {
   told = [];
@@ -37,10 +48,10 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
+  release();
   await capture?.stop();
-  await query(server.url, 'SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots');
-  await query(server.url, 'DROP TABLE conger_log, conger_log_writer');
-  await query(server.url, 'DROP TABLE conger_capture');
+  await dropSlots(server.url);
+  await query(server.url, 'DROP TABLE IF EXISTS conger_log, conger_log_writer, conger_capture');
 });
 
 async function start(spool: SpoolOptions = {}): Promise<void> {
@@ -126,7 +137,7 @@ async function runLarge(options: {
 }
 
 test('large and small transactions at once come in the order of their commits, without what was rolled back', {
-  timeout: 60_000,
+  timeout,
 }, async () => {
   await start();
   const [large, small] = await Promise.all([
@@ -139,7 +150,7 @@ test('large and small transactions at once come in the order of their commits, w
 });
 
 test('savepoints that are rolled back in large transactions leave nothing, and what is around them stays', {
-  timeout: 60_000,
+  timeout,
 }, async () => {
   await start();
   const [large, small] = await Promise.all([
@@ -151,7 +162,7 @@ test('savepoints that are rolled back in large transactions leave nothing, and w
 });
 
 test('connections that break in the middle of large transactions lose and double nothing', {
-  timeout: 60_000,
+  timeout,
 }, async () => {
   await start();
   const next = random(9);
@@ -176,7 +187,7 @@ test('connections that break in the middle of large transactions lose and double
 });
 
 test('transactions in progress that are larger than the spool come one by one, at their commits', {
-  timeout: 60_000,
+  timeout,
 }, async () => {
   await start({ limit: 6_000_000 });
   const clients = await Promise.all(
@@ -197,7 +208,7 @@ test('transactions in progress that are larger than the spool come one by one, a
 });
 
 test('a committed transaction that is larger than the spool comes in pieces, in its place', {
-  timeout: 60_000,
+  timeout,
 }, async () => {
   await start({ limit: 1_000_000 });
   const client = new pg.Client(server.url);
@@ -217,7 +228,7 @@ test('a committed transaction that is larger than the spool comes in pieces, in 
 
 test.for(['commits', 'is rolled back'])(
   'large transactions come in parts again after one with a savepoint that was rolled back %s',
-  { timeout: 60_000 },
+  { timeout },
   async (how) => {
     await start();
     const [client, other] = [new pg.Client(server.url), new pg.Client(server.url)];
@@ -252,8 +263,9 @@ test.for(['commits', 'is rolled back'])(
   },
 );
 
-test('a stream that begins anew is let go of at once, also where the log takes nothing', async () => {
-  let release: () => void = () => undefined;
+test('a stream that begins anew is let go of at once, also where the log takes nothing', {
+  timeout,
+}, async () => {
   hold = new Promise((resolve) => {
     release = resolve;
   });

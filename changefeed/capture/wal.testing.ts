@@ -80,14 +80,15 @@ export type Line = string;
 
 /**
  * The truth about commit order, from a slot of its own that no capture touches and that nothing is streamed from. Make
- * it before the load.
+ * it before the load. Of a slot that a capture has left it tells what is not confirmed.
  */
 export class Witness {
   readonly #url: string;
-  readonly #slot = 'witness';
+  readonly #slot: string;
 
-  constructor(url: string) {
+  constructor(url: string, slot = 'witness') {
     this.#url = url;
+    this.#slot = slot;
   }
 
   async prepare(): Promise<void> {
@@ -140,6 +141,15 @@ export function appendingAfter(inner: LogWriter, before: () => Promise<void> | u
       await inner.append(records);
     },
   };
+}
+
+/** Drops the slots of a database, also those that a walsender has yet to let go of. */
+export async function dropSlots(url: string): Promise<void> {
+  await query(
+    url,
+    `SELECT pg_terminate_backend(active_pid, 30000), pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+      WHERE database = current_database()`,
+  );
 }
 
 /** Resolves once a walsender has more to send than its client reads. */
