@@ -17,7 +17,7 @@ export { installKafka, missingForKafka } from './install.ts';
 const run = promisify(execFile);
 
 /** A start takes 3 s; on a machine that is busy with other things, many times that. */
-const startMs = 90_000;
+const startMs = 180_000;
 
 export interface BrokerOptions {
   /** Holds the broker's data, its configuration and its pid; a broker started on it again carries on. */
