@@ -11,6 +11,8 @@ import { openTestStore, type TestStore } from './testing.ts';
  * database has the tables and rows that it had.
  */
 
+vi.setConfig({ testTimeout: 240_000 });
+
 let postgres: TestPostgres;
 let store: TestStore;
 let client: pg.Client;

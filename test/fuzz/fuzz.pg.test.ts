@@ -1,10 +1,12 @@
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { Random } from '../random.ts';
 import { readCorpus } from './corpus.ts';
 import { fuzz } from './fuzzer.ts';
 import { mutate } from './mutate.ts';
 import type { Target } from './target.ts';
 import { targets } from './targets/index.ts';
+
+vi.setConfig({ testTimeout: 240_000 });
 
 /** The short form of `npm run fuzz`: the whole corpus, and a few thousand inputs from fixed seeds. */
 const executions: Readonly<Record<string, number>> = {

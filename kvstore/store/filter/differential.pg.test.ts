@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { isCongerError } from '../../../runtime/errors.ts';
 import { startPostgres, type TestPostgres } from '../../../test/fixtures/postgres.ts';
 import { bucket, bucketConfig, randomFilter, randomObject } from '../../../test/fuzz/filters.ts';
@@ -12,6 +12,8 @@ import { matches } from './match.ts';
 import { parseFilter } from './parse.ts';
 
 /** The same filters over the same objects, by PostgreSQL and in memory. */
+
+vi.setConfig({ testTimeout: 240_000 });
 
 let postgres: TestPostgres;
 let store: TestStore;
