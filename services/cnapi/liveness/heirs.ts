@@ -1,4 +1,6 @@
+import { Backoff } from '../../../changefeed/backoff.ts';
 import { startConsumer } from '../../../changefeed/consumer.ts';
+import { messageOf } from '../../../runtime/errors.ts';
 import type { ServiceContext } from '../../common/service.ts';
 import { statusBucket } from '../models/buckets.ts';
 import type { StatusRecord } from '../models/status.ts';
@@ -28,13 +30,23 @@ export async function startHeirs(context: ServiceContext, liveness: Liveness): P
     log,
     buckets: [statusBucket.name],
     handle: async () => [],
-    onAssigned: () => {
-      inherit(context, liveness).catch((error: unknown) => {
-        log.error({ err: error }, 'cannot look for servers whose instance is gone');
-      });
-    },
+    onAssigned: () => void inheritAtLast(context, liveness),
   });
   shutdown.add('liveness consumer', () => consumer.stop());
+}
+
+/** Tries until it has looked, or this instance ends: nothing else would make it look again. */
+async function inheritAtLast(context: ServiceContext, liveness: Liveness): Promise<void> {
+  const { log, shutdown } = context;
+  const backoff = new Backoff(100, 5_000);
+  while (!shutdown.signal.aborted) {
+    try {
+      return await inherit(context, liveness);
+    } catch (error) {
+      log.error({ err: error }, `cannot look for servers whose instance is gone: ${messageOf(error)}`);
+    }
+    await backoff.pause(shutdown.signal);
+  }
 }
 
 async function inherit({ kv, config, member }: ServiceContext, liveness: Liveness): Promise<void> {

@@ -53,6 +53,7 @@ class Statuses extends TestKv {
   override async put(bucket: string, key: string, value: unknown, options = {}): Promise<{ etag: string }> {
     if (this.failing) throw new CongerError('NoDatabasePeersError', 'no database');
     const answer = await super.put(bucket, key, value, options);
+    if (bucket !== statusBucket.name) return answer;
     this.writes.push(value as StatusRecord);
     if (this.lag === undefined) this.#show(value as StatusRecord);
     else this.lag.push(value as StatusRecord);
@@ -266,6 +267,36 @@ describe('a feed that has lost writes', () => {
 });
 
 describe('a server whose instance is gone', () => {
+  test('is looked for until the KV tier answers', async () => {
+    const log = silentLogger();
+    const shutdown = new Shutdown(log);
+    const reader = new TestLog(1).reader();
+    const broadcast = await startBroadcast({ reader, log });
+    shutdown.add('broadcast', () => broadcast.stop());
+    await a.beat(server);
+    kv.kill(a);
+    const find = kv.find.bind(kv);
+    let away = 2;
+    const looked = new Promise<void>((resolve) => {
+      vi.spyOn(kv, 'find').mockImplementation(async (bucket, ...more) => {
+        if (bucket !== statusBucket.name) return find(bucket, ...more);
+        if (away-- > 0) throw new CongerError('NoDatabasePeersError', 'no database');
+        resolve();
+        return find(bucket, ...more);
+      });
+    });
+    const config = { cnapi: [] };
+    const context = { kv, reader, broadcast, shutdown, log, config, member: 'b' };
+    await startHeirs(context as unknown as ServiceContext, b);
+    await reader.assign(0);
+    await looked;
+    await pass(1);
+    expect(states()).toEqual(['running a']);
+    await pass(silenceMs);
+    expect(states()).toEqual(['running a', 'unknown b']);
+    await shutdown.run();
+  });
+
   test('is unknown once the silence is over', async () => {
     await a.connected(server);
     kv.kill(a);
