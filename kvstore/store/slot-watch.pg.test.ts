@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -27,7 +28,7 @@ afterAll(async () => {
 });
 
 async function until(met: () => boolean): Promise<void> {
-  while (!met()) await new Promise((resolve) => setTimeout(resolve, 5));
+  while (!met()) await sleep(5);
 }
 
 test('WAL that gathers while nobody captures is told, measured and warned of, until it is gone', async () => {
@@ -37,7 +38,7 @@ test('WAL that gathers while nobody captures is told, measured and warned of, un
     (await metrics.getSingleMetric('conger_kvstore_slot_wal_held_bytes')?.get())?.values[0]?.value;
   expect(await held()).toBe(0);
   await client.query(`SELECT pg_create_logical_replication_slot('conger', 'pgoutput')`);
-  while (((await held()) ?? 0) === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  while (((await held()) ?? 0) === 0) await sleep(5);
   expect(watch.warning).toBeUndefined();
   while (watch.warning === undefined) {
     await client.query(`INSERT INTO other SELECT repeat('x', 1000) FROM generate_series(1, 500)`);
@@ -51,4 +52,15 @@ test('WAL that gathers while nobody captures is told, measured and warned of, un
   await until(() => watch.warning === undefined);
   expect(told.at(-1)?.level).toBe(30);
   await watch.close();
+});
+
+test('one look at a time, however long it takes: none has the last word on what a later one has seen', async () => {
+  const { readers } = database;
+  const held = await Promise.all(Array.from({ length: readers.max }, () => readers.lend()));
+  const watch = new SlotWatch({ name: 'none', budget: 1 }, readers, log, 1);
+  await sleep(50);
+  const looks = readers.pool.waitingCount;
+  for (const client of held) client.release();
+  await watch.close();
+  expect(looks).toBe(1);
 });

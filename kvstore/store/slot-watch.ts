@@ -23,7 +23,7 @@ export class SlotWatch {
   readonly #log: Logger;
   readonly #budget: WalBudget;
   readonly #timer: NodeJS.Timeout;
-  #looking: Promise<void>;
+  #looking: Promise<void> | undefined;
 
   /** @param everyMs how often it looks */
   constructor(slot: SlotOptions, connections: Connections, log: Logger, everyMs = lookMs) {
@@ -31,10 +31,8 @@ export class SlotWatch {
     this.#connections = connections;
     this.#log = log;
     this.#budget = new WalBudget(slot.budget, log);
-    this.#looking = this.#look();
-    this.#timer = setInterval(() => {
-      this.#looking = this.#look();
-    }, everyMs);
+    this.#start();
+    this.#timer = setInterval(() => this.#start(), everyMs);
   }
 
   /** What is wrong with the slot, in words. */
@@ -45,6 +43,13 @@ export class SlotWatch {
   async close(): Promise<void> {
     clearInterval(this.#timer);
     await this.#looking;
+  }
+
+  /** Looks, unless it does so already. */
+  #start(): void {
+    this.#looking ??= this.#look().finally(() => {
+      this.#looking = undefined;
+    });
   }
 
   async #look(): Promise<void> {
