@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { silentLogger } from '../runtime/log.ts';
 import { startPostgres, type TestPostgres } from '../test/fixtures/postgres.ts';
+import { startProxy } from '../test/fixtures/proxy.ts';
 import { query } from './capture/wal.testing.ts';
 import { takeLease } from './lease.ts';
 import { Patience } from './patience.ts';
@@ -39,6 +40,23 @@ test('a holder that is heard of keeps its seat, and one that is not loses it to 
   stop.abort();
   expect(await vain).toBeInstanceOf(Error);
   await Promise.all([lively.leave(), next.leave()]);
+});
+
+test('who waits looks on over another connection where that went silent', { timeout: 120_000 }, async () => {
+  const proxy = await startProxy(Number(new URL(server.url).port));
+  const proxied = new URL(server.url);
+  proxied.port = String(proxy.port);
+  try {
+    const silent = await takeSeat(options('silent'), 'seat_e', never);
+    const next = takeLease({ ...options('next'), postgres: proxied.href }, 'seat_e', never, patience());
+    const looking = `SELECT FROM pg_stat_activity WHERE application_name = 'next watch'`;
+    while ((await query(server.url, looking)).length === 0) await sleep(10);
+    proxy.strand(1);
+    await silent.lost;
+    await (await next).leave();
+  } finally {
+    await proxy.close();
+  }
 });
 
 test('who was stopped for long learns that its seat is lost before it goes on', async () => {

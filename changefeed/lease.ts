@@ -2,7 +2,7 @@ import { messageOf } from '../runtime/errors.ts';
 import { destroy } from '../runtime/postgres/host-watch.ts';
 import { pause } from './backoff.ts';
 import { Patience } from './patience.ts';
-import { type ConnectOptions, connect, disconnect } from './postgres.ts';
+import { ANSWER_MS, type ConnectOptions, connect, disconnect } from './postgres.ts';
 import { type Seat, takeSeat } from './seat.ts';
 import { isSilent } from './silence.ts';
 
@@ -119,7 +119,9 @@ async function watch(
       try {
         while (!signal.aborted) {
           const silentMs = patience.ms;
-          if (await isSilent(client, name, { silentMs, end: true, log: options.log })) patience.tried();
+          const impatience = setTimeout(() => destroy(client), ANSWER_MS);
+          const silent = isSilent(client, name, { silentMs, end: true, log: options.log });
+          if (await silent.finally(() => clearTimeout(impatience))) patience.tried();
           await pause(BEAT_MS, signal);
         }
       } finally {

@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { messageOf } from '../runtime/errors.ts';
+import { answered } from './answered.ts';
 import { type ConnectOptions, connect, disconnect, ended } from './postgres.ts';
 
 /**
@@ -50,13 +51,20 @@ export interface Seat {
   leave(): Promise<void>;
 }
 
-/** Takes the seat, after whoever holds it. Aborting `signal` ends the wait with an error. */
+/**
+ * Takes the seat, after whoever holds it. Aborting `signal` ends the wait with an error, and so does a connection that is
+ * gone without a word: the seat may be ours, and nobody tells us.
+ */
 export async function takeSeat(options: ConnectOptions, name: string, signal: AbortSignal): Promise<Seat> {
-  const client = await openSession(options);
-  try {
+  const client = await connect(options);
+  const take = async () => {
+    await setUp(client, options);
     await ensureSeat(client, name);
     await lock(client, name, HOLD, signal);
     return await seated(client, name);
+  };
+  try {
+    return await answered(client, { ...options, name: `${options.name} doubt` }, take());
   } catch (error) {
     await disconnect(client);
     throw error;
@@ -134,6 +142,11 @@ async function seated(client: pg.Client, name: string): Promise<Seat> {
  */
 async function openSession(options: ConnectOptions): Promise<pg.Client> {
   const client = await connect(options);
+  await setUp(client, options);
+  return client;
+}
+
+async function setUp(client: pg.Client, { log }: ConnectOptions): Promise<void> {
   const settings: [name: string, value: string][] = [
     ['idle_in_transaction_session_timeout', '0'],
     ['statement_timeout', '0'],
@@ -149,8 +162,7 @@ async function openSession(options: ConnectOptions): Promise<pg.Client> {
       await client.query(`SET ${name} = ${value}`);
     } catch (error) {
       // An older PostgreSQL or another platform does not know all of them.
-      options.log.debug({ setting: name }, `session setting refused: ${messageOf(error)}`);
+      log.debug({ setting: name }, `session setting refused: ${messageOf(error)}`);
     }
   }
-  return client;
 }

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLogger } from '../../runtime/log.ts';
@@ -22,12 +23,8 @@ let client: pg.Client;
 let truth: Witness;
 let proxied: string;
 
-async function start(
-  writerThrough: string,
-  postgres = proxied,
-  opened: () => void = () => undefined,
-): Promise<void> {
-  capture = new Capture({
+function captureOver(postgres: string, writerThrough: string, opened: () => void = () => undefined): Capture {
+  return new Capture({
     postgres,
     slot: 'conger',
     partitions,
@@ -44,8 +41,12 @@ async function start(
     },
     log,
   });
+}
+
+async function start(writerThrough: string, postgres = proxied, opened?: () => void): Promise<void> {
+  capture = captureOver(postgres, writerThrough, opened);
   await capture.start();
-  while (!capture.status.active) await new Promise((resolve) => setTimeout(resolve, 10));
+  while (!capture.status.active) await sleep(10);
 }
 
 async function change(body: string): Promise<void> {
@@ -129,11 +130,27 @@ test('be it as it takes the log over', { timeout }, async () => {
   await client.query('BEGIN; LOCK TABLE conger_log_writer IN EXCLUSIVE MODE');
   const started = start(proxied, server.url);
   const waiting = `SELECT FROM pg_stat_activity WHERE application_name = 'conger log writer' AND wait_event_type = 'Lock'`;
-  while ((await query(server.url, waiting)).length === 0)
-    await new Promise((resolve) => setTimeout(resolve, 10));
+  while ((await query(server.url, waiting)).length === 0) await sleep(10);
   proxy.strand();
   await client.query('COMMIT');
   await started;
+  await change('after');
+  await untilAppended(server.url, 1);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+});
+
+test('or as it waits to take over', { timeout }, async () => {
+  await start(server.url, server.url);
+  const first = capture;
+  capture = captureOver(proxied, server.url);
+  try {
+    await capture.start();
+    const waiting = `SELECT FROM pg_stat_activity WHERE application_name = 'conger capture conger seat' AND wait_event_type = 'Lock'`;
+    while ((await query(server.url, waiting)).length === 0) await sleep(10);
+    proxy.strand();
+  } finally {
+    await first.stop();
+  }
   await change('after');
   await untilAppended(server.url, 1);
   expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
