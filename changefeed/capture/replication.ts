@@ -3,7 +3,7 @@ import { messageOf } from '../../runtime/errors.ts';
 import { failpointNow } from '../../runtime/failpoints.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { bigintToLsn } from '../position.ts';
-import { connect, connectionOf, disconnect, ended } from '../postgres.ts';
+import { ANSWER_MS, connect, connectionOf, disconnect, ended } from '../postgres.ts';
 import { decodeWalMessage, encodeStatus } from './walmessages.ts';
 
 /** How often a paused stream tells the server that it is alive (wal_sender_timeout is 60 s by default). */
@@ -37,10 +37,11 @@ export class ReplicationStream {
   readonly #handler: ReplicationHandler;
   #confirmed = 0n;
   #sent = 0n;
+  #beginning: NodeJS.Timeout | undefined;
   #delayed: NodeJS.Timeout | undefined;
   #whilePaused: NodeJS.Timeout | undefined;
   #stopped = false;
-  /** Resolves once the server reads the slot for us, and so nobody can drop it; never, if it does not. */
+  /** Resolves once the server reads the slot for us, and so nobody can drop it; never, if it does not in time. */
   readonly begun: Promise<void>;
   /** Resolves with the reason when the stream is over, for whatever reason. */
   readonly over: Promise<string>;
@@ -60,6 +61,10 @@ export class ReplicationStream {
     this.#handler = handler;
     const connection = connectionOf(client);
     this.begun = new Promise((resolve) => connection.once('replicationStart', resolve));
+    const late = new Promise<string>((resolve) => {
+      this.#beginning = setTimeout(() => resolve('the server does not begin the stream'), ANSWER_MS);
+    });
+    void this.begun.then(() => clearTimeout(this.#beginning));
     const fault = new Promise<string>((resolve) => {
       connection.on('copyData', ({ chunk }: { chunk: Buffer }) => {
         if (this.#stopped) return;
@@ -78,6 +83,7 @@ export class ReplicationStream {
     );
     this.over = Promise.race([
       fault,
+      late,
       ended(client).then(() => 'the connection was lost'),
       start.then(
         () => 'the server ended the stream',
@@ -124,6 +130,7 @@ export class ReplicationStream {
   }
 
   async close(): Promise<void> {
+    clearTimeout(this.#beginning);
     clearTimeout(this.#delayed);
     clearInterval(this.#whilePaused);
     this.#stopped = true;

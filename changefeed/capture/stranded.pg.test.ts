@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { silentLogger } from '../../runtime/log.ts';
 import { startPostgres, type TestPostgres } from '../../test/fixtures/postgres.ts';
 import { startProxy, type TcpProxy } from '../../test/fixtures/proxy.ts';
@@ -66,6 +66,7 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
+  vi.restoreAllMocks();
   await capture?.stop();
   await proxy?.close();
   await client?.end();
@@ -134,6 +135,24 @@ test('be it as it takes the log over', { timeout }, async () => {
   proxy.strand();
   await client.query('COMMIT');
   await started;
+  await change('after');
+  await untilAppended(server.url, 1);
+  expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
+});
+
+test('or as its stream begins', { timeout }, async () => {
+  const { query: ask } = pg.Client.prototype;
+  const asked = vi.spyOn(pg.Client.prototype, 'query').mockImplementation(function (
+    this: pg.Client,
+    ...question: unknown[]
+  ) {
+    if (String(question[0]).startsWith('START_REPLICATION')) {
+      proxy.strand(1);
+      asked.mockRestore();
+    }
+    return Reflect.apply(ask, this, question);
+  } as typeof ask);
+  await start(server.url);
   await change('after');
   await untilAppended(server.url, 1);
   expect(await logLines(server.url)).toEqual(await truth.lines('conger'));
