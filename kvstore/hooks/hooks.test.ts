@@ -154,6 +154,16 @@ test('code is cut off where it loops, in each of its pauses', async () => {
   expect(() => evaluateHook('(function () { for (;;); })()')).toThrow(/timed out/);
 });
 
+test('code that is cut off while the process is held up is evaluated again, a few times', async () => {
+  const heldUp = (times: number) => `(function () {
+    this.tries = (this.tries || 0) + 1;
+    if (this.tries <= ${times}) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 400);
+    return function (req, cb) { cb(); };
+  })()`;
+  await evaluated(heldUp(2))(request());
+  expect(() => evaluated(heldUp(3))).toThrow(/timed out/);
+});
+
 test('code that throws, at once or later, fails', async () => {
   await expect(evaluated('function (req, cb) { req.nothing.at.all; }')(request())).rejects.toMatchObject({
     name: 'TypeError',

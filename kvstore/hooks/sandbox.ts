@@ -7,6 +7,9 @@ import { requirePermitted } from './permitted-modules.ts';
 /** How long code may run at a stretch: it has the server's only thread to itself meanwhile. */
 const stretchMs = 250;
 
+/** Evaluations, of which each but the last was cut off while this process was held up. */
+const tries = 3;
+
 const call = new Script('run()');
 
 /**
@@ -25,7 +28,16 @@ class Sandbox {
       name: 'hook',
       microtaskMode: 'afterEvaluate',
     });
-    new Script(`fn = ${source}`, { filename: 'hook' }).runInContext(this.#context, { timeout: stretchMs });
+    const script = new Script(`fn = ${source}`, { filename: 'hook' });
+    for (let left = tries - 1; ; left--) {
+      const before = process.cpuUsage();
+      try {
+        script.runInContext(this.#context, { timeout: stretchMs });
+        return;
+      } catch (error) {
+        if (!isTimeout(error) || left === 0 || !wasHeldUp(before)) throw error;
+      }
+    }
   }
 
   get value(): unknown {
@@ -38,14 +50,21 @@ class Sandbox {
     try {
       call.runInContext(this.#context, { timeout: stretchMs });
     } catch (error) {
-      if (codeOf(error) !== 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw error;
+      if (!isTimeout(error)) throw error;
       throw new CongerError('HookTimeoutError', `a hook ran for over ${stretchMs} ms without a pause`);
     }
   }
 }
 
-function codeOf(error: unknown): unknown {
-  return typeof error === 'object' && error !== null && 'code' in error ? error.code : undefined;
+function isTimeout(error: unknown): boolean {
+  const code = typeof error === 'object' && error !== null && 'code' in error ? error.code : undefined;
+  return code === 'ERR_SCRIPT_EXECUTION_TIMEOUT';
+}
+
+/** Whether what was cut off had no processor for most of its time: it is no loop. */
+function wasHeldUp(before: NodeJS.CpuUsage): boolean {
+  const { user, system } = process.cpuUsage(before);
+  return (user + system) / 1_000 < stretchMs / 2;
 }
 
 /** Moray's `pg.query`: an emitter of `row` for each row, and then of `end` or `error`. */
