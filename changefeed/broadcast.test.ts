@@ -4,9 +4,6 @@ import { type Broadcast, type BroadcastOptions, startBroadcast, WaitTimeoutError
 import { decodeCursor, encodeCursor } from './feeds/cursor.ts';
 import { positionAt, TestLog, type TestReader } from './testing/log.ts';
 
-// A loaded machine is slow, not wrong.
-vi.setConfig({ testTimeout: 30_000 });
-
 const running: Broadcast[] = [];
 afterEach(async () => {
   await Promise.all(running.splice(0).map((b) => b.stop()));

@@ -9,8 +9,7 @@ import { TestLog } from './testing/log.ts';
 import { startInstance, type TestInstance } from './testing/server.ts';
 
 // A loaded machine is slow, not wrong.
-vi.setConfig({ testTimeout: 30_000 });
-const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 20_000 });
+const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 40_000 });
 
 const stops: (() => Promise<void>)[] = [];
 afterEach(async () => {

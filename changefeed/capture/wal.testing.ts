@@ -166,6 +166,7 @@ export async function untilAppended(url: string, count: number): Promise<void> {
   try {
     let rung: () => void = () => undefined;
     client.on('notification', () => rung());
+    client.on('error', () => rung());
     for (;;) {
       const bell = new Promise<void>((resolve) => {
         rung = resolve;

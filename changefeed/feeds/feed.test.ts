@@ -8,8 +8,7 @@ import { Cohorts } from './cohort.ts';
 import { type Feed, type FeedMessage, type FeedOptions, openFeed } from './feed.ts';
 
 // A loaded machine is slow, not wrong.
-vi.setConfig({ testTimeout: 30_000 });
-const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 20_000 });
+const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 40_000 });
 
 type Message = FeedMessage<string, string>;
 

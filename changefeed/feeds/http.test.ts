@@ -10,8 +10,7 @@ import { encodeCursor } from './cursor.ts';
 import { type FeedLine, type HttpFeedOptions, httpFeed } from './http.ts';
 
 // A loaded machine is slow, not wrong.
-vi.setConfig({ testTimeout: 30_000 });
-const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 20_000 });
+const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 40_000 });
 
 const index = { name: { type: 'string' }, size: { type: 'number' } } as const;
 
@@ -287,7 +286,7 @@ test('who waits for a snapshot hears that the instance lives: spaces ahead of th
 });
 
 test('no more than four snapshots are held at once, and who does not take one makes room', {
-  timeout: 60_000,
+  timeout: 120_000,
 }, async () => {
   const log = new TestLog(1);
   const kv = new TestKv();

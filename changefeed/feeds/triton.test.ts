@@ -9,8 +9,7 @@ import type { Change } from '../types.ts';
 import { type TritonFeedOptions, type TritonResource, tritonFeed } from './triton.ts';
 
 // A loaded machine is slow, not wrong.
-vi.setConfig({ testTimeout: 30_000 });
-const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 20_000 });
+const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 40_000 });
 
 interface Item {
   readonly changeKind: { readonly resource: string; readonly subResources: readonly string[] };
