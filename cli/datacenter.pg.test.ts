@@ -35,7 +35,7 @@ let running: Datacenter | undefined;
 let shared: TestPostgres;
 
 beforeAll(async () => {
-  shared = await startPostgres();
+  shared = await startPostgres({ fsync: 'off' });
 });
 
 afterAll(() => shared.stop());

@@ -27,7 +27,7 @@ let home: Home;
 let said: string[];
 
 beforeAll(async () => {
-  postgres = await startPostgres();
+  postgres = await startPostgres({ fsync: 'off' });
 });
 
 afterAll(async () => {

@@ -1,11 +1,14 @@
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { desiredBucket } from '../../agents/contract/desired.ts';
 import { isCongerError } from '../../runtime/errors.ts';
 import type { Instance } from '../../test/fixtures/stack.ts';
 import { statusBucket } from './models/buckets.ts';
 import type { StatusRecord } from './models/status.ts';
 import { startCnapi, TestAgent, type TestCnapi } from './testing/cnapi.ts';
+
+// Everything here waits for PostgreSQL's disk.
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
 
 let cnapi: TestCnapi;
 beforeAll(async () => {
@@ -36,7 +39,7 @@ function status(
   at = instance(0),
 ): Promise<StatusRecord> {
   const { broadcast, kv } = at.context;
-  return broadcast.waitFor({ bucket: statusBucket.name, key: server, timeoutMs: 50_000 }, async () => {
+  return broadcast.waitFor({ bucket: statusBucket.name, key: server, timeoutMs: 150_000 }, async () => {
     const found = await kv.tryGet<StatusRecord>(statusBucket.name, server);
     return found !== undefined && holds(found.value) ? found.value : undefined;
   });
@@ -96,9 +99,7 @@ describe('an agent', () => {
     await agent.close();
   });
 
-  test('misses nothing and sees nothing twice that was written while it was told', {
-    timeout: 120_000,
-  }, async () => {
+  test('misses nothing and sees nothing twice that was written while it was told', async () => {
     let seed = 5;
     const random = (n: number) => {
       seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff;

@@ -1,9 +1,12 @@
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { vmsBucket } from '../common/records.ts';
 import { serversBucket, statusBucket } from './models/buckets.ts';
 import type { StatusRecord } from './models/status.ts';
 import { type Obj, startCnapi, sysinfoOf, type TestCnapi } from './testing/cnapi.ts';
+
+// Everything here waits for PostgreSQL's disk.
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
 
 let cnapi: TestCnapi;
 beforeAll(async () => {
@@ -199,7 +202,7 @@ test('heartbeats to all instances are one write', async () => {
   // Changes of one server come in order: behind this one there is no write of a heartbeat any more.
   const mark = { server_uuid: uuid, status: 'unknown', instance: 'test', session: 'test' };
   await cnapi.stack.kv.put(statusBucket.name, uuid, mark);
-  await broadcast?.waitFor({ bucket: statusBucket.name, key: uuid, timeoutMs: 50_000 }, async () =>
+  await broadcast?.waitFor({ bucket: statusBucket.name, key: uuid, timeoutMs: 150_000 }, async () =>
     writes.includes('unknown') ? true : undefined,
   );
   expect(writes.slice(0, 2)).toEqual(['running', 'unknown']);

@@ -5,6 +5,9 @@ import { statusBucket, tasksBucket } from './models/buckets.ts';
 import type { TaskRecord } from './models/task.ts';
 import { type Obj, type RawAnswer, startCnapi, type TestCnapi } from './testing/cnapi.ts';
 
+// Everything here waits for PostgreSQL's disk.
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
+
 let cnapi: TestCnapi;
 let server: string;
 beforeAll(async () => {

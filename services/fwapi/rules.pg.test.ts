@@ -1,7 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { setupVmapi } from '../vmapi/setup.ts';
 import { newVm, type Obj, startFwapi, type TestFwapi } from './testing/fwapi.ts';
+
+// Everything here waits for PostgreSQL's disk.
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
 
 let fwapi: TestFwapi;
 beforeAll(async () => {

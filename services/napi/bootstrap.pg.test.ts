@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { desiredBucket } from '../../agents/contract/desired.ts';
 import { query } from '../../changefeed/capture/wal.testing.ts';
 import { checkpointBucket } from '../../changefeed/checkpoint.ts';
@@ -7,6 +7,9 @@ import { sdcClient } from '../../test/fixtures/sdc.ts';
 import { type Instance, type Stack, startStack } from '../../test/fixtures/stack.ts';
 import { setupNapi } from './setup.ts';
 import { type Obj, zoneNic } from './testing/napi.ts';
+
+// Everything here waits for PostgreSQL's disk.
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
 
 let stack: Stack;
 beforeAll(async () => {
@@ -16,15 +19,13 @@ afterAll(() => stack?.close());
 
 /** Waits until there is an object of this key in the desired state, and answers its value. */
 function overlay({ context: { broadcast, kv } }: Instance, key: string) {
-  return broadcast.waitFor({ bucket: desiredBucket.name, key, timeoutMs: 50_000 }, async () => {
+  return broadcast.waitFor({ bucket: desiredBucket.name, key, timeoutMs: 150_000 }, async () => {
     const object = await kv.tryGet<unknown>(desiredBucket.name, key);
     return object?.value;
   });
 }
 
-const derived = 'a consumer that begins on a log without history derives the overlays from the state';
-
-test(derived, { timeout: 180_000 }, async () => {
+test('a consumer that begins on a log without history derives the overlays from the state', async () => {
   const first = await stack.start('napi', setupNapi);
   const client = sdcClient('NAPI', first.url);
   const server = randomUUID();

@@ -1,8 +1,11 @@
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { type Desired, desiredBucket, desiredSchema } from '../../agents/contract/desired.ts';
 import type { Instance } from '../../test/fixtures/stack.ts';
 import { type Obj, startNapi, type TestNapi, zoneNic } from './testing/napi.ts';
+
+// Everything here waits for PostgreSQL's disk.
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
 
 let napi: TestNapi;
 beforeAll(async () => {
@@ -139,8 +142,7 @@ describe('networks', () => {
     expect(await call('getNetwork', made.uuid)).toMatchObject({ gateway_provisioned: false });
   });
 
-  const apart = 'an owner’s do not overlap, also when they are made at once; other owners’ may';
-  test(apart, { timeout: 180_000 }, async () => {
+  test('an owner’s do not overlap, also when they are made at once; other owners’ may', async () => {
     const owners = await Promise.all([ownerWithVlan(2), ownerWithVlan(2)]);
     for (let round = 0; round < 4; round++) {
       const answers = await Promise.all(
@@ -224,7 +226,7 @@ describe('what nodes are told', () => {
   function overlay(network: string, holds: (desired: Desired | undefined) => boolean) {
     const key = `overlay/${network}`;
     const { broadcast, kv } = firstOf().context;
-    return broadcast.waitFor({ bucket: desiredBucket.name, key, timeoutMs: 50_000 }, async () => {
+    return broadcast.waitFor({ bucket: desiredBucket.name, key, timeoutMs: 150_000 }, async () => {
       const object = await kv.tryGet<unknown>(desiredBucket.name, key);
       const desired = object === undefined ? undefined : desiredSchema.parse(object.value);
       return holds(desired) ? { desired } : undefined;
@@ -245,8 +247,7 @@ describe('what nodes are told', () => {
   }
   const hex = (n: string) => Number(n).toString(16).padStart(2, '0');
 
-  const everywhere = 'where each address is; also when the underlay comes later, moves, and when NICs go';
-  test(everywhere, { timeout: 180_000 }, async () => {
+  test('where each address is; also when the underlay comes later, moves, and when NICs go', async () => {
     const owner = await ownerWithVlan(2);
     const network = await call<Network>('createFabricNetwork', owner, 2, fabric('10.3.3'));
     const [near, far] = [randomUUID(), randomUUID()];

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { type DesiredOf, desiredBucket, desiredSchema } from '../../agents/contract/desired.ts';
 import { parsePosition } from '../../changefeed/position.ts';
 import { type Instance, type Stack, startStack } from '../../test/fixtures/stack.ts';
@@ -7,6 +7,9 @@ import { vmsBucket } from '../common/records.ts';
 import { setupVmapi } from './setup.ts';
 import { startNeighbours, startNodes } from './testing/neighbours.ts';
 import { type JobAnswer, type Obj, type SdcError, type SdcVmapi, sdcVmapi } from './testing/sdc-client.ts';
+
+// Everything here waits for PostgreSQL's disk.
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
 
 const owner = randomUUID();
 const servers = [randomUUID(), randomUUID()];
@@ -20,7 +23,7 @@ let neighbours: Awaited<ReturnType<typeof startNeighbours>>;
 let nodes: ReturnType<typeof startNodes>;
 let clients: SdcVmapi[];
 /** Nodes have time, but where a test wants one to be late. */
-const patience = { nodeTimeoutMs: 60_000 };
+const patience = { nodeTimeoutMs: 150_000 };
 
 beforeAll(async () => {
   neighbours = await startNeighbours([fabric, other], servers);
@@ -58,7 +61,7 @@ function url(): string {
 }
 
 async function ended({ job_uuid }: JobAnswer): Promise<Obj> {
-  const answer = await fetch(`${url()}/jobs/${job_uuid}/wait?timeout=50`);
+  const answer = await fetch(`${url()}/jobs/${job_uuid}/wait?timeout=150`);
   expect(answer.status).toBe(200);
   return (await answer.json()) as Obj;
 }
@@ -348,7 +351,7 @@ describe('VMAPI', () => {
     );
     const { broadcast } = first(instances).context;
     for (const { vm_uuid } of made) {
-      const place = { bucket: desiredBucket.name, key: `vm/${vm_uuid}`, timeoutMs: 50_000 };
+      const place = { bucket: desiredBucket.name, key: `vm/${vm_uuid}`, timeoutMs: 150_000 };
       await broadcast.waitFor(place, () => desiredOf(vm_uuid));
     }
     await extra.kill();
@@ -547,7 +550,7 @@ describe('VMAPI', () => {
     nodes.setAway(true);
     const gone = await vmapi().deleteVm({ uuid });
     await first(instances).context.broadcast.waitFor(
-      { bucket: desiredBucket.name, key: `vm/${uuid}`, timeoutMs: 50_000 },
+      { bucket: desiredBucket.name, key: `vm/${uuid}`, timeoutMs: 150_000 },
       async () => ((await desiredOf(uuid))?.body.state === 'destroyed' ? true : undefined),
     );
     const all = await request('PUT', `/vms?server_uuid=${server_uuid}`, { vms: {} });

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { type Desired, desiredBucket } from '../../../agents/contract/desired.ts';
 import { query, untilAppended } from '../../../changefeed/capture/wal.testing.ts';
 import { partitionOf } from '../../../changefeed/change.ts';
@@ -10,6 +10,9 @@ import { type VmRecord, vmsBucket } from '../../common/records.ts';
 import { parseRule, recordOfRule, rulesBucket } from '../models/rule.ts';
 import { setupFwapi } from '../setup.ts';
 import { newVm } from '../testing/fwapi.ts';
+
+// Everything here waits for PostgreSQL's disk.
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
 
 let stack: Stack;
 let kv: Kv;
@@ -52,9 +55,7 @@ async function until({ context }: Instance, owner: string, keys: readonly string
   }
 }
 
-const derived = 'a consumer that begins on a log without history derives every owner from the state, once';
-
-test(derived, { timeout: 180_000 }, async () => {
+test('a consumer that begins on a log without history derives every owner from the state, once', async () => {
   const owners = Array.from({ length: 6 }, () => randomUUID());
   const crowd = randomUUID();
   const gone = randomUUID();

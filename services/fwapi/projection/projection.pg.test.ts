@@ -1,12 +1,15 @@
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { type Desired, desiredBucket, desiredSchema } from '../../../agents/contract/desired.ts';
 import type { Instance } from '../../../test/fixtures/stack.ts';
 import { type VmRecord, vmsBucket } from '../../common/records.ts';
 import { type RuleRecord, ruleOfRecord, rulesBucket } from '../models/rule.ts';
 import { newVm, type Obj, startFwapi, type TestFwapi } from '../testing/fwapi.ts';
 import { computeFirewall } from './compute.ts';
+
+// Everything here waits for PostgreSQL's disk.
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 240_000 });
 
 let fwapi: TestFwapi;
 beforeAll(async () => {
@@ -173,4 +176,4 @@ test('while instances are cut off and one is killed, every owner’s nodes end u
   for (const owner of owners) {
     expect(await settled(owner, kept)).toEqual(await wanted(owner));
   }
-}, 180_000);
+});
