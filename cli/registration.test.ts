@@ -4,7 +4,7 @@ import { afterEach, expect, it } from 'vitest';
 import { registered } from './registration.ts';
 
 const taken = new Set<Socket>();
-const server = createServer((socket) => taken.add(socket));
+const server = createServer((socket) => taken.add(socket.on('error', () => {})));
 
 afterEach(() => {
   for (const socket of taken) socket.destroy();

@@ -35,12 +35,14 @@ export class FakeDatacenter {
 
   constructor() {
     this.#server = createServer((request, response) => {
-      void this.#read(request).then((recorded) => {
+      const answer = (recorded: Recorded) => {
         this.requests.push(recorded);
         const status = this.respond(recorded);
         response.writeHead(status, { 'content-type': 'application/json' }).end('{}');
         this.#wake();
-      });
+      };
+      // An agent that ends may leave half a request behind.
+      void this.#read(request).then(answer, () => response.destroy());
     });
     this.#listener = new WebSocketServer({ server: this.#server });
     this.#listener.on('connection', (socket, request) => {
