@@ -6,7 +6,7 @@ import { startProxy } from '../test/fixtures/proxy.ts';
 import { query } from './capture/wal.testing.ts';
 import { takeLease } from './lease.ts';
 import { Patience } from './patience.ts';
-import { takeSeat } from './seat.ts';
+import { takeFreeSeat, takeSeat } from './seat.ts';
 
 let server: TestPostgres;
 /** How often who waits looks. */
@@ -54,6 +54,24 @@ test('who waits looks on over another connection where that went silent', { time
     proxy.strand(1);
     await silent.lost;
     await (await next).leave();
+  } finally {
+    await proxy.close();
+  }
+});
+
+test('a connection that goes silent before a free seat is found is given up', {
+  timeout: 120_000,
+}, async () => {
+  const proxy = await startProxy(Number(new URL(server.url).port));
+  const proxied = new URL(server.url);
+  proxied.port = String(proxy.port);
+  function* names() {
+    proxy.strand();
+    yield 'seat_f';
+  }
+  try {
+    const taking = takeFreeSeat({ ...options('member'), postgres: proxied.href }, names());
+    await expect(taking).rejects.toThrow(/PostgreSQL waits/);
   } finally {
     await proxy.close();
   }

@@ -64,7 +64,7 @@ export async function takeSeat(options: ConnectOptions, name: string, signal: Ab
     return await seated(client, name);
   };
   try {
-    return await answered(client, { ...options, name: `${options.name} doubt` }, take());
+    return await answered(client, doubt(options), take());
   } catch (error) {
     await disconnect(client);
     throw error;
@@ -76,18 +76,22 @@ export async function takeFreeSeat(
   options: ConnectOptions,
   names: Iterable<string>,
 ): Promise<Seat | undefined> {
-  const client = await openSession(options);
-  try {
+  const client = await connect(options);
+  const take = async () => {
+    await setUp(client, options);
     for (const name of names) {
       await ensureSeat(client, name);
       if (await tryLock(client, name, HOLD)) return await seated(client, name);
     }
+    await disconnect(client);
+    return undefined;
+  };
+  try {
+    return await answered(client, doubt(options), take());
   } catch (error) {
     await disconnect(client);
     throw error;
   }
-  await disconnect(client);
-  return undefined;
 }
 
 /** Resolves once nobody holds the seat. Aborting `signal` ends the wait with an error. */
@@ -128,6 +132,10 @@ async function tryLock(client: pg.Client, name: string, mode: string): Promise<b
     await client.query('ROLLBACK');
     return false;
   }
+}
+
+function doubt(options: ConnectOptions): ConnectOptions {
+  return { ...options, name: `${options.name} doubt` };
 }
 
 async function seated(client: pg.Client, name: string): Promise<Seat> {
