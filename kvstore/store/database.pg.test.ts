@@ -33,7 +33,7 @@ async function pidOf(client: pg.ClientBase): Promise<number> {
 async function ended(pid: number): Promise<void> {
   const there = async () =>
     (await admin.query('SELECT FROM pg_stat_activity WHERE pid = $1', [pid])).rowCount;
-  await vi.waitFor(async () => expect(await there()).toBe(0), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await there()).toBe(0), { timeout: 50_000 });
 }
 
 async function setting(client: pg.ClientBase, name: string): Promise<string | undefined> {
