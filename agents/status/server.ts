@@ -24,7 +24,7 @@ export async function serveStatus(
   source: StatusSource,
 ): Promise<{ server: Server; url: string }> {
   const server = createServer((request, response) => {
-    const route = `${request.method} ${new URL(request.url ?? '/', 'http://node').pathname}`;
+    const route = `${request.method} ${request.url?.split('?')[0]}`;
     const serve = async (): Promise<void> => {
       switch (route) {
         case 'GET /ping':
