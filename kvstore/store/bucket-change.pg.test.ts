@@ -233,18 +233,27 @@ describe('while the indexes are being built', () => {
   });
 
   test('a second update waits, whatever it wants', async () => {
-    await createFull(sql, one, 'second', 3000);
-    const snapshot = await openSnapshot(postgres.url);
+    // Those that wait for one change go on in any order, so the one that makes another change waits alone.
+    await Promise.all(['second', 'third'].map((name) => createFull(sql, one, name, 3000)));
     const config = (version: number, index: object) => ({ index, options: { version } });
-    const first = one.call('updateBucket', 'second', config(2, abc), {});
-    await buildWaits(sql);
-    const same = two.call('updateBucket', 'second', config(2, abc), {});
-    const lower = two.call('updateBucket', 'second', config(2, a), {}).catch((error: Error) => error.name);
-    const higher = two.call('updateBucket', 'second', config(3, a), {});
-    await snapshot.end();
-    await Promise.all([first, same, higher]);
-    expect(await lower).toBe('BucketVersionError');
-    expect(await columns(sql, 'second')).toEqual(['a']);
+    const waited = async (name: string, begin: () => readonly Promise<unknown>[]) => {
+      const snapshot = await openSnapshot(postgres.url);
+      const first = one.call('updateBucket', name, config(2, abc), {});
+      await buildWaits(sql);
+      const others = begin();
+      await snapshot.end();
+      await Promise.all([first, ...others]);
+    };
+    let lower: unknown;
+    await waited('second', () => [
+      two.call('updateBucket', 'second', config(2, abc), {}),
+      two.call('updateBucket', 'second', config(2, a), {}).catch((error: Error) => {
+        lower = error.name;
+      }),
+    ]);
+    expect(lower).toBe('BucketVersionError');
+    await waited('third', () => [two.call('updateBucket', 'third', config(3, a), {})]);
+    expect(await columns(sql, 'third')).toEqual(['a']);
   });
 
   test('the bucket may be deleted', async () => {
