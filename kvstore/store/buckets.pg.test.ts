@@ -179,6 +179,25 @@ test('a field that is added is reindexed, and is filtered in the server until it
   expect(await one.first('reindexObjects', 'grow', 3, {})).toEqual({ processed: 0 });
 });
 
+test('reindexObjects tells what it has done, also where the bucket becomes another while it waits for the last object', async () => {
+  await one.call('createBucket', 'ending', { index: strings('a'), options: { version: 1 } }, {});
+  for (let i = 0; i < 5; i++) await one.call('putObject', 'ending', `k${i}`, { a: 'x', b: 'y' }, {});
+  await one.call('updateBucket', 'ending', { index: strings('a', 'b'), options: { version: 2 } }, {});
+  const [holder, watcher] = [new pg.Client(postgres.url), new pg.Client(postgres.url)];
+  await Promise.all([holder.connect(), watcher.connect()]);
+  await holder.query(`BEGIN; SELECT FROM kv.ending WHERE _key = 'k2' FOR UPDATE`);
+  const told = two.first('reindexObjects', 'ending', 100, {});
+  const waiting = `SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%kv."ending"%'`;
+  while ((await watcher.query(waiting)).rowCount === 0);
+  // As if somebody else had done the last one, and said that all are done.
+  await watcher.query(
+    `UPDATE kv.buckets_config SET generation = nextval('kv."bucket.generation"') WHERE name = 'ending'`,
+  );
+  await holder.query(`UPDATE kv.ending SET _rver = 2, b = 'y' WHERE _key = 'k2'; COMMIT`);
+  expect(await told).toEqual({ processed: 4, remaining: 0 });
+  await Promise.all([holder.end(), watcher.end()]);
+});
+
 describe('a bucket that another server has changed', () => {
   test('is written as it is now', async () => {
     await one.call('createBucket', 'stale', { index: strings('a', 'gone'), options: { version: 1 } }, {});

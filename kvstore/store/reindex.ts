@@ -81,8 +81,8 @@ async function fill(
 }
 
 /**
- * Reindexes `count` objects in short transactions, fewer only where no more are left. Calls at the same time share the
- * objects among them; one that finds all that are left taken waits for one of them.
+ * Reindexes `count` objects in short transactions, fewer only where no more are left, or where the bucket changes. Calls
+ * at the same time share the objects among them; one that finds all that are left taken waits for one of them.
  */
 async function reindex(
   store: Store,
@@ -101,15 +101,18 @@ async function reindex(
       ? { count: 1, lock: '' }
       : { count: Math.min(count - processed, rowsPerTransaction), lock: 'SKIP LOCKED' };
     const filled: number = await transaction(readers, (client) => fill(store, client, bucket, at, chunk));
-    if (filled === 0 && wait) await checkCurrent(store, bucket);
+    if (filled === 0 && wait && !(await isCurrent(store, bucket))) {
+      // What is done is told; the next call meets the bucket as it is then.
+      if (processed > 0) return { processed, progress };
+      throw new StaleBucket(bucket);
+    }
     wait = filled === 0 && !wait;
     processed += filled;
   }
 }
 
-async function checkCurrent(store: Store, bucket: Bucket): Promise<void> {
-  const now = await store.registry.load(bucket.name);
-  if (now.generation !== bucket.generation) throw new StaleBucket(bucket);
+async function isCurrent(store: Store, bucket: Bucket): Promise<boolean> {
+  return (await store.registry.load(bucket.name)).generation === bucket.generation;
 }
 
 /** Marks the bucket as wholly indexed, unless it has changed meanwhile. Its columns stay, so its table is not locked. */
