@@ -40,7 +40,7 @@ export interface Road {
 }
 
 export async function startRoad(partitions: number): Promise<Road> {
-  const postgres = await startPostgres();
+  const postgres = await startPostgres({ fsync: 'off' });
   const capture = new Capture({
     postgres: postgres.url,
     slot: 'conger',

@@ -72,7 +72,7 @@ async function describeEnd(child: ChildProcess, logFile: string, logged: number,
   if (signal !== null) return signal;
   if (code === 0) return 'exit 0';
   // A grandchild may hold stderr open for longer.
-  await Promise.race([errors, sleep(200)]);
+  await Promise.race([errors, sleep(2_000)]);
   const error = await lastError(logFile, logged).catch(() => undefined);
   return `exit ${code}${error === undefined ? '' : `: ${error}`}`;
 }
