@@ -236,11 +236,21 @@ describe('while the indexes are being built', () => {
     // Those that wait for one change go on in any order, so the one that makes another change waits alone.
     await Promise.all(['second', 'third'].map((name) => createFull(sql, one, name, 3000)));
     const config = (version: number, index: object) => ({ index, options: { version } });
+    const atRegistry = async () => {
+      const waiting = `SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FOR NO KEY UPDATE'`;
+      return (await sql.query(waiting)).rowCount;
+    };
     const waited = async (name: string, begin: () => readonly Promise<unknown>[]) => {
-      const snapshot = await openSnapshot(postgres.url);
+      const [snapshot, holder] = [await openSnapshot(postgres.url), await connect(postgres.url)];
       const first = one.call('updateBucket', name, config(2, abc), {});
       await buildWaits(sql);
+      // The change does not end before all of them have come upon it.
+      await holder.query('BEGIN');
+      await holder.query('SELECT FROM kv.buckets_config WHERE name = $1 FOR UPDATE', [name]);
       const others = begin();
+      await vi.waitFor(async () => expect(await atRegistry()).toBe(others.length), patience);
+      await holder.end();
+      await vi.waitFor(async () => expect(await atRegistry()).toBe(0), patience);
       await snapshot.end();
       await Promise.all([first, ...others]);
     };
