@@ -84,6 +84,8 @@ export interface ConsumerOptions {
   readonly bootstrap?: (context: ConsumerContext, apply: Apply) => Promise<readonly BatchOp[] | undefined>;
   readonly onAssigned?: (context: ConsumerContext) => void;
   readonly onRevoked?: (context: ConsumerContext) => void;
+  /** Members may have come or gone, also where no partition moves; first told when this one is a member. */
+  readonly onRegrouped?: () => void;
   /** The most changes that `handle` is given at once (100), unless one transaction has more in the partition. */
   readonly maxChanges?: number;
   /** How often a change is tried before it is put aside (5), and how long after the first time it is again (200 ms). */
@@ -138,6 +140,10 @@ class GroupConsumer implements GroupHandler {
     if (this.#holdings.delete(partition)) this.#log.info({ partition }, 'partition given up');
     for (const metric of [lagSeconds, lagChanges, poisoned]) metric.remove(this.#labels(partition));
     this.#options.onRevoked?.({ partition, partitions: this.#options.reader.partitions });
+  }
+
+  regrouped(): void {
+    this.#options.onRegrouped?.();
   }
 
   batch(batch: LogBatch): Promise<void> {

@@ -95,6 +95,11 @@ export interface GroupHandler {
   gap(partition: number): Promise<void>;
   /** The partition is no longer ours; nothing more comes for it. */
   revoked(partition: number): Promise<void>;
+  /**
+   * Members may have come or gone, also where no partition moves: told after every change of the group, first when this
+   * member is in it, and at times where nothing has changed.
+   */
+  regrouped?(): void;
 }
 
 /** The readers' side of a log. */

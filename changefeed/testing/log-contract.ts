@@ -316,6 +316,31 @@ export function logContract(name: string, setup: () => Promise<LogUnderTest>, ti
       await a.until(() => a.owned.size === log.partitions);
     });
 
+    test('members are told that others come and go, also where no partition moves', async () => {
+      const one = await reader();
+      const names = Array.from({ length: log.partitions }, (_, n) => `m${n}`);
+      const first = new Member('m0', log.partitions);
+      const members = names.map((name, n) =>
+        n === 0 ? first : new Member(name, log.partitions, first.state),
+      );
+      await Promise.all(members.map((member) => one.join('group', member.name, member)));
+      await Promise.all(members.map((member) => member.until(() => member.owned.size === 1)));
+      const told = members.map(({ regroupings }) => regroupings);
+      const mortal = await log.mortal();
+      const idle = new Member('z', log.partitions, first.state);
+      await mortal.reader.join('group', 'z', idle);
+      await idle.until(() => idle.regroupings > 0);
+      await Promise.all(members.map((member, n) => member.until(() => member.regroupings > (told[n] ?? 0))));
+      // What is still told of its coming is told by then.
+      await sleep(500);
+      const before = members.map(({ regroupings }) => regroupings);
+      await mortal.crash();
+      await Promise.all(
+        members.map((member, n) => member.until(() => member.regroupings > (before[n] ?? 0))),
+      );
+      expect(members.map(({ owned }) => owned.size)).toEqual(names.map(() => 1));
+    });
+
     test('groups know nothing of each other', async () => {
       const one = await writer();
       await one.open();

@@ -173,6 +173,7 @@ export class TestReader implements LogReader {
 
   async join(_group: string, _member: string, handler: GroupHandler): Promise<Reading> {
     this.#member = { handler, next: new Map() };
+    handler.regrouped?.();
     return { stop: async () => undefined };
   }
 

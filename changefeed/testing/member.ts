@@ -18,6 +18,7 @@ export class Member extends Seen implements GroupHandler {
   readonly owned = new Set<number>();
   /** The gaps it was told of, each with how many records of the partition it had been given by then. */
   readonly gaps: { readonly partition: number; readonly after: number }[] = [];
+  regroupings = 0;
   /** A partition whose batches are refused. */
   refuse: number | undefined;
   refused = 0;
@@ -71,6 +72,11 @@ export class Member extends Seen implements GroupHandler {
       if (!this.owned.delete(partition))
         throw new Error(`partition ${partition} was revoked, and is not ours`);
     });
+  }
+
+  regrouped(): void {
+    this.regroupings++;
+    this.changed();
   }
 
   async #alone<T>(partition: number, work: () => T): Promise<T> {

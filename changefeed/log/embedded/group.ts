@@ -42,7 +42,7 @@ export class GroupMember {
   }
 
   onMembers(living: readonly Member[] | undefined): void {
-    const { group, member, partitions } = this.#options;
+    const { group, member, partitions, handler } = this.#options;
     if (living === undefined) {
       this.#claimsLost = true;
       this.#want([]);
@@ -51,6 +51,7 @@ export class GroupMember {
     const peers = living.filter((one) => one.group === group).sort(byName);
     const mine = peers.findIndex((one) => one.member === member && this.#options.membership.isOurs(one));
     this.#want(mine < 0 ? [] : share(partitions, peers.length, mine));
+    if (mine >= 0 && !this.#closed.signal.aborted) handler.regrouped?.();
   }
 
   /** Gives every partition up. */

@@ -77,7 +77,9 @@ export class KafkaReader implements LogReader {
     // One Kafka may hold the logs of several datacenters, whose groups have the same names.
     const groupId = `${this.#options.topic}.${group}`;
     const membership = new Membership(this.#options, groupId, member, (shares) => {
-      if (!stopping) for (const ownership of owned) ownership.want(shares);
+      if (stopping) return;
+      for (const ownership of owned) ownership.want(shares);
+      handler.regrouped?.();
     });
     let giveUp: (why: Error) => void = () => {};
     const closed = new Promise<never>((_, reject) => {

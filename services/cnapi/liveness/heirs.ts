@@ -8,9 +8,9 @@ import type { Liveness } from './liveness.ts';
 import { livingMembers } from './peers.ts';
 
 /**
- * Servers whose instance dies with them would stay `running` for ever: nobody is left who misses them. So when an
- * instance comes or goes (partitions move), those that were given some look for servers that no living instance hears,
- * and give each the usual silence to be heard of again.
+ * Servers whose instance dies with them would stay `running` for ever: nobody is left who misses them. So when instances
+ * come or go the others look for servers that no living instance hears, and give each the usual silence to be heard of
+ * again. Resolves when this instance is one that the others would miss.
  */
 export async function startHeirs(context: ServiceContext, liveness: Liveness): Promise<void> {
   const { kv, reader, log, member, shutdown, broadcast } = context;
@@ -22,6 +22,11 @@ export async function startHeirs(context: ServiceContext, liveness: Liveness): P
     onGap: () => liveness.missed(),
   });
   shutdown.add('servers heard elsewhere', unsubscribe);
+  const look = oneAtATime(() => inheritAtLast(context, liveness));
+  let announce = () => {};
+  const joined = new Promise<void>((resolve) => {
+    announce = resolve;
+  });
   const consumer = await startConsumer({
     name: 'cnapi-liveness',
     member,
@@ -30,9 +35,33 @@ export async function startHeirs(context: ServiceContext, liveness: Liveness): P
     log,
     buckets: [statusBucket.name],
     handle: async () => [],
-    onAssigned: () => void inheritAtLast(context, liveness),
+    onRegrouped: () => {
+      announce();
+      look();
+    },
   });
   shutdown.add('liveness consumer', () => consumer.stop());
+  if (shutdown.signal.aborted) announce();
+  shutdown.signal.addEventListener('abort', announce, { once: true });
+  await joined;
+}
+
+/** Calls that come while the work is being done are gathered into one more round of it. */
+function oneAtATime(work: () => Promise<void>): () => void {
+  let working = false;
+  let again = false;
+  const rounds = async () => {
+    working = true;
+    while (again) {
+      again = false;
+      await work();
+    }
+    working = false;
+  };
+  return () => {
+    again = true;
+    if (!working) void rounds();
+  };
 }
 
 /** Tries until it has looked, or this instance ends: nothing else would make it look again. */

@@ -288,7 +288,6 @@ describe('a server whose instance is gone', () => {
     const config = { cnapi: [] };
     const context = { kv, reader, broadcast, shutdown, log, config, member: 'b' };
     await startHeirs(context as unknown as ServiceContext, b);
-    await reader.assign(0);
     await looked;
     await pass(1);
     expect(states()).toEqual(['running a']);
