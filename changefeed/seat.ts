@@ -55,49 +55,31 @@ export interface Seat {
  * Takes the seat, after whoever holds it. Aborting `signal` ends the wait with an error, and so does a connection that is
  * gone without a word: the seat may be ours, and nobody tells us.
  */
-export async function takeSeat(options: ConnectOptions, name: string, signal: AbortSignal): Promise<Seat> {
-  const client = await connect(options);
-  const take = async () => {
-    await setUp(client, options);
+export function takeSeat(options: ConnectOptions, name: string, signal: AbortSignal): Promise<Seat> {
+  return inSession(options, async (client) => {
     await ensureSeat(client, name);
     await lock(client, name, HOLD, signal);
-    return await seated(client, name);
-  };
-  try {
-    return await answered(client, doubt(options), take());
-  } catch (error) {
-    await disconnect(client);
-    throw error;
-  }
+    return seated(client, name);
+  });
 }
 
 /** Takes the first seat of `names` that is free, or answers undefined. */
-export async function takeFreeSeat(
-  options: ConnectOptions,
-  names: Iterable<string>,
-): Promise<Seat | undefined> {
-  const client = await connect(options);
-  const take = async () => {
-    await setUp(client, options);
+export function takeFreeSeat(options: ConnectOptions, names: Iterable<string>): Promise<Seat | undefined> {
+  return inSession(options, async (client) => {
     for (const name of names) {
       await ensureSeat(client, name);
-      if (await tryLock(client, name, HOLD)) return await seated(client, name);
+      if (await tryLock(client, name, HOLD)) return seated(client, name);
     }
     await disconnect(client);
     return undefined;
-  };
-  try {
-    return await answered(client, doubt(options), take());
-  } catch (error) {
-    await disconnect(client);
-    throw error;
-  }
+  });
 }
 
 /** Resolves once nobody holds the seat. Aborting `signal` ends the wait with an error. */
 export async function seatIsFree(options: ConnectOptions, name: string, signal: AbortSignal): Promise<void> {
-  const client = await openSession(options);
+  const client = await connect(options);
   try {
+    await setUp(client, options);
     await lock(client, name, WATCH, signal);
   } finally {
     await disconnect(client);
@@ -134,8 +116,19 @@ async function tryLock(client: pg.Client, name: string, mode: string): Promise<b
   }
 }
 
-function doubt(options: ConnectOptions): ConnectOptions {
-  return { ...options, name: `${options.name} doubt` };
+/** Answers what `take` does in a session of its own; the session ends where that fails, or PostgreSQL went silent. */
+async function inSession<T>(options: ConnectOptions, take: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = await connect(options);
+  const work = async () => {
+    await setUp(client, options);
+    return take(client);
+  };
+  try {
+    return await answered(client, { ...options, name: `${options.name} doubt` }, work());
+  } catch (error) {
+    await disconnect(client);
+    throw error;
+  }
 }
 
 async function seated(client: pg.Client, name: string): Promise<Seat> {
@@ -145,15 +138,9 @@ async function seated(client: pg.Client, name: string): Promise<Seat> {
 }
 
 /**
- * A session that may sit in a transaction or wait for a lock for good, and whose end PostgreSQL notices: a dead
+ * Makes it a session that may sit in a transaction or wait for a lock for good, and whose end PostgreSQL notices: a dead
  * process by its socket, even in mid-wait, and a dead machine by TCP's keepalives.
  */
-async function openSession(options: ConnectOptions): Promise<pg.Client> {
-  const client = await connect(options);
-  await setUp(client, options);
-  return client;
-}
-
 async function setUp(client: pg.Client, { log }: ConnectOptions): Promise<void> {
   const settings: [name: string, value: string][] = [
     ['idle_in_transaction_session_timeout', '0'],

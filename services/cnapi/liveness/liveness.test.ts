@@ -237,15 +237,22 @@ describe('a feed that lags', () => {
   });
 });
 
+/** Has `b` follow the feed, and look for servers whose instance is gone. */
+async function startHeir() {
+  const log = silentLogger();
+  const shutdown = new Shutdown(log);
+  const reader = new TestLog(1).reader();
+  const broadcast = await startBroadcast({ reader, log });
+  shutdown.add('broadcast', () => broadcast.stop());
+  const config = { cnapi: [] };
+  const context = { kv, reader, broadcast, shutdown, log, config, member: 'b' };
+  await startHeirs(context as unknown as ServiceContext, b);
+  return { reader, shutdown };
+}
+
 describe('a feed that has lost writes', () => {
   test('leaves no server unknown that beats', async () => {
-    const log = silentLogger();
-    const shutdown = new Shutdown(log);
-    const reader = new TestLog(1).reader();
-    const broadcast = await startBroadcast({ reader, log });
-    shutdown.add('broadcast', () => broadcast.stop());
-    const context = { kv, reader, broadcast, shutdown, log, member: 'b' };
-    await startHeirs(context as unknown as ServiceContext, b);
+    const { reader, shutdown } = await startHeir();
     await a.beat(server);
     kv.lag = [];
     await pass(silenceMs);
@@ -268,11 +275,6 @@ describe('a feed that has lost writes', () => {
 
 describe('a server whose instance is gone', () => {
   test('is looked for until the KV tier answers', async () => {
-    const log = silentLogger();
-    const shutdown = new Shutdown(log);
-    const reader = new TestLog(1).reader();
-    const broadcast = await startBroadcast({ reader, log });
-    shutdown.add('broadcast', () => broadcast.stop());
     await a.beat(server);
     kv.kill(a);
     const find = kv.find.bind(kv);
@@ -285,9 +287,7 @@ describe('a server whose instance is gone', () => {
         return find(bucket, ...more);
       });
     });
-    const config = { cnapi: [] };
-    const context = { kv, reader, broadcast, shutdown, log, config, member: 'b' };
-    await startHeirs(context as unknown as ServiceContext, b);
+    const { shutdown } = await startHeir();
     await looked;
     await pass(1);
     expect(states()).toEqual(['running a']);
